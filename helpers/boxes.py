@@ -1,0 +1,187 @@
+"""Boxes: area, IoU, GIoU, formats, clipping, and the deltas that regressors learn.
+
+Boxes are float tensors of shape (N, 4) in pixels, `xyxy` (left, top, right, bottom) unless a name
+says otherwise. Bad input raises `ValueError`, which names the argument.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+# exp() of a size delta is capped as in Detectron: no box grows more than 1000/16 times.
+MAX_SIZE_DELTA = math.log(1000 / 16)
+
+
+def check_boxes(boxes: Tensor, name: str = "boxes", xyxy: bool = True) -> Tensor:
+    """Return `boxes` if it is a finite float tensor (N, 4), ordered where it is `xyxy`.
+
+    Raises:
+        ValueError: names the argument, what it got and what was expected.
+    """
+    _check_rows(boxes, name)
+    if _is_unseen(boxes):
+        return boxes
+    reversed_rows = (boxes[:, 2:] < (boxes[:, :2] if xyxy else 0)).any(1)
+    if reversed_rows.any():
+        row = int(reversed_rows.nonzero()[0])
+        expected = "x1 <= x2 and y1 <= y2" if xyxy else "width and height >= 0"
+        raise ValueError(f"{name} must have {expected}, row {row} is {boxes[row].tolist()}")
+    return boxes
+
+
+def _is_unseen(boxes: Tensor) -> bool:
+    """No row to look at: a fake tensor has a shape and a device, but no values."""
+    return isinstance(boxes, FakeTensor) or len(boxes) == 0
+
+
+def _check_rows(boxes: Tensor, name: str) -> None:
+    if not isinstance(boxes, Tensor):
+        raise ValueError(
+            f"{name} must be a torch tensor of shape (N, 4), got {type(boxes).__name__}"
+        )
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"{name} must have shape (N, 4), got {tuple(boxes.shape)}")
+    if not boxes.is_floating_point():
+        raise ValueError(f"{name} must hold floats (pixels), got {boxes.dtype}; use .float()")
+    if not _is_unseen(boxes) and not torch.isfinite(boxes).all():
+        row = int((~torch.isfinite(boxes)).any(1).nonzero()[0])
+        raise ValueError(f"{name} must be finite, row {row} is {boxes[row].tolist()}")
+
+
+def _check_lengths(**pair: Tensor) -> None:
+    (first, a), (second, b) = pair.items()
+    if len(a) != len(b):
+        raise ValueError(f"{first} and {second} must have equal lengths, got {len(a)} and {len(b)}")
+
+
+def _check_weights(weights: tuple[float, float, float, float]) -> None:
+    if len(weights) != 4 or not all(weight > 0 for weight in weights):
+        raise ValueError(f"weights must be four positive numbers, got {tuple(weights)}")
+
+
+def box_area(boxes: Tensor) -> Tensor:
+    """Areas (N,) in square pixels of `boxes` (N, 4)."""
+    check_boxes(boxes)
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])  # (N,)
+
+
+def _intersection_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    top_left = torch.maximum(a[:, None, :2], b[None, :, :2])  # (N, M, 2)
+    bottom_right = torch.minimum(a[:, None, 2:], b[None, :, 2:])  # (N, M, 2)
+    intersection = (bottom_right - top_left).clamp(min=0).prod(dim=2)  # (N, M)
+    return intersection, box_area(a)[:, None] + box_area(b)[None] - intersection
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """part / whole, and 0 for 0 / 0; dividing by 1 there keeps NaN out of the gradient, too."""
+    return part / torch.where(whole > 0, whole, 1)
+
+
+def box_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union (N, M) of every box of `a` (N, 4) with every box of `b` (M, 4).
+
+    Two boxes without area have IoU 0 (and not 0/0).
+    """
+    check_boxes(a, "a")
+    check_boxes(b, "b")
+    return _ratio(*_intersection_and_union(a, b))
+
+
+def box_giou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised IoU (N, M) in (-1, 1] (Rezatofighi et al. 2019, algorithm 1).
+
+    Where the enclosing box has no area, GIoU falls back to IoU (which is then 0).
+    """
+    check_boxes(a, "a")
+    check_boxes(b, "b")
+    intersection, union = _intersection_and_union(a, b)
+    top_left = torch.minimum(a[:, None, :2], b[None, :, :2])  # (N, M, 2)
+    bottom_right = torch.maximum(a[:, None, 2:], b[None, :, 2:])  # (N, M, 2)
+    hull = (bottom_right - top_left).prod(dim=2)  # (N, M)
+    return _ratio(intersection, union) - _ratio(hull - union, hull)
+
+
+def xyxy_to_xywh(boxes: Tensor) -> Tensor:
+    """(left, top, right, bottom) to (left, top, width, height), both (N, 4)."""
+    check_boxes(boxes)
+    return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1)  # (N, 4)
+
+
+def xywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """(left, top, width, height) to (left, top, right, bottom), both (N, 4)."""
+    check_boxes(boxes, xyxy=False)
+    return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)  # (N, 4)
+
+
+def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
+    """(left, top, right, bottom) to (centre x, centre y, width, height), both (N, 4)."""
+    check_boxes(boxes)
+    return torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], dim=1)
+
+
+def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """(centre x, centre y, width, height) to (left, top, right, bottom), both (N, 4)."""
+    check_boxes(boxes, xyxy=False)
+    return torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], dim=1)
+
+
+def clip_boxes(boxes: Tensor, height: float, width: float) -> Tensor:
+    """Move every corner of `boxes` (N, 4) into an image of `height` x `width` pixels.
+
+    A box that lies wholly outside becomes a box without area on the border.
+    """
+    check_boxes(boxes)
+    if not (height > 0 and width > 0):
+        raise ValueError(f"height and width must be positive, got {height} and {width}")
+    x = boxes[:, 0::2].clamp(0, width)  # (N, 2)
+    y = boxes[:, 1::2].clamp(0, height)  # (N, 2)
+    return torch.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], dim=1)  # (N, 4)
+
+
+def encode_boxes(
+    boxes: Tensor, anchors: Tensor, weights: tuple[float, float, float, float] = (1, 1, 1, 1)
+) -> Tensor:
+    """Deltas (N, 4) = (tx, ty, tw, th) that turn `anchors` (N, 4) into `boxes` (N, 4).
+
+    Centres move in units of the anchor's size and sizes scale by exp(t): R-CNN (Girshick et al.
+    2014, appendix C). `weights` multiply the deltas (the 10, 10, 5, 5 of later detectors).
+
+    Raises:
+        ValueError: also for a box or an anchor without width or height (log 0 is no target).
+    """
+    check_boxes(boxes)
+    check_boxes(anchors, "anchors")
+    _check_lengths(boxes=boxes, anchors=anchors)
+    _check_weights(weights)
+    for name, value in (("boxes", boxes), ("anchors", anchors)):
+        flat = None if _is_unseen(value) else (value[:, 2:] <= value[:, :2]).any(1)
+        if flat is not None and flat.any():
+            row = int(flat.nonzero()[0])
+            raise ValueError(
+                f"{name} must have positive width and height to be encoded, "
+                f"row {row} is {value[row].tolist()}"
+            )
+    target, anchor = xyxy_to_cxcywh(boxes), xyxy_to_cxcywh(anchors)
+    shift = (target[:, :2] - anchor[:, :2]) / anchor[:, 2:]  # (N, 2)
+    scale = torch.log(target[:, 2:] / anchor[:, 2:])  # (N, 2)
+    return torch.cat([shift, scale], dim=1) * boxes.new_tensor(weights)  # (N, 4)
+
+
+def decode_boxes(
+    deltas: Tensor, anchors: Tensor, weights: tuple[float, float, float, float] = (1, 1, 1, 1)
+) -> Tensor:
+    """Boxes (N, 4) that `deltas` (N, 4) make of `anchors` (N, 4); inverts `encode_boxes`.
+
+    Size deltas are capped at log(1000/16), so that a wild prediction cannot overflow exp().
+    """
+    _check_rows(deltas, "deltas")
+    check_boxes(anchors, "anchors")
+    _check_lengths(deltas=deltas, anchors=anchors)
+    _check_weights(weights)
+    anchor = xyxy_to_cxcywh(anchors)
+    t = deltas / deltas.new_tensor(weights)  # (N, 4)
+    centre = anchor[:, :2] + t[:, :2] * anchor[:, 2:]  # (N, 2)
+    size = anchor[:, 2:] * torch.exp(t[:, 2:].clamp(max=MAX_SIZE_DELTA))  # (N, 2)
+    return torch.cat([centre - size / 2, centre + size / 2], dim=1)  # (N, 4)

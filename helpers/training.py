@@ -1,0 +1,122 @@
+"""What training loops need and no lesson is about: device, seed, budget, batches, schedule."""
+
+import math
+import os
+import random
+import sys
+import time
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def pick_device() -> torch.device:
+    """The GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def seed_everything(seed: int | None = None) -> int:
+    """Seed Python, NumPy and torch; by default with LECTURE_SEED (0 if unset). Returns the seed."""
+    if seed is None:
+        text = os.environ.get("LECTURE_SEED", "0")
+        if not text.isdecimal():
+            raise ValueError(f"LECTURE_SEED must be a whole number, got {text!r}")
+        seed = int(text)
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must lie in 0..2**32 - 1, got {seed}")
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    return seed
+
+
+def budget(cpu: int, gpu: int | None = None) -> int:
+    """Number of training steps on this machine's device (the GPU's default is the CPU's)."""
+    for name, steps in (("cpu", cpu), ("gpu", cpu if gpu is None else gpu)):
+        if steps < 1:
+            raise ValueError(f"{name} must be at least 1 step, got {steps}")
+    return cpu if gpu is None or pick_device().type == "cpu" else gpu
+
+
+def batches(count: int, batch_size: int, steps: int, seed: int = 0) -> Iterator[Tensor]:
+    """Yield `steps` index tensors (batch_size,) that run through `count` items, epoch by epoch.
+
+    Each epoch is shuffled afresh and drops its incomplete last batch; a batch larger than `count`
+    is cut to `count`.
+    """
+    if count < 1 or batch_size < 1:
+        raise ValueError(f"count and batch_size must be at least 1, got {count} and {batch_size}")
+    generator = torch.Generator().manual_seed(seed)
+    size = min(batch_size, count)
+    order = torch.empty(0, dtype=torch.long)
+    for _ in range(steps):
+        if len(order) < size:
+            order = torch.randperm(count, generator=generator)
+        yield order[:size]
+        order = order[size:]
+
+
+def warmup_cosine(optimizer: torch.optim.Optimizer, steps: int, warmup: int = 0):
+    """Schedule with one `.step()` per training step: linear warm-up, then half a cosine to 0."""
+    if not 0 <= warmup < steps:
+        raise ValueError(f"warmup must lie in 0..steps - 1, got {warmup} and {steps} steps")
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        done = min(1, (step - warmup) / (steps - warmup))
+        return 0.5 * (1 + math.cos(math.pi * done))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def progress(items: Iterable, description: str = "", total: int | None = None) -> Iterable:
+    """`items` with a text progress bar; quiet where LECTURE_QUIET is set, as tests and runs do."""
+    from tqdm import tqdm
+
+    return tqdm(
+        items,
+        desc=description,
+        total=total,
+        file=sys.stdout,
+        disable="LECTURE_QUIET" in os.environ,
+        ncols=80,
+        leave=False,
+    )
+
+
+class History:
+    """Numbers by step: `history.add(loss=..., box=...)`; `history["loss"]` is the list so far."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, list[float]] = {}
+        self._start = time.perf_counter()
+
+    def add(self, **values: float | Tensor) -> None:
+        """Append one value to each named column.
+
+        Raises:
+            FloatingPointError: a value is NaN or infinite, so that no broken training goes on.
+        """
+        for name, value in values.items():
+            column = self._columns.setdefault(name, [])
+            number = float(value.detach() if isinstance(value, Tensor) else value)
+            if not math.isfinite(number):
+                raise FloatingPointError(
+                    f"{name} is {number} at step {len(column)}: training has diverged"
+                )
+            column.append(number)
+
+    def __getitem__(self, name: str) -> list[float]:
+        return self._columns[name]
+
+    def columns(self) -> dict[str, list[float]]:
+        """All columns by name."""
+        return dict(self._columns)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the history was made."""
+        return time.perf_counter() - self._start

@@ -1,0 +1,288 @@
+"""Box arithmetic against torchvision, on random and on hostile boxes."""
+
+import pytest
+import torch
+import torchvision
+from hypothesis import given
+from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torchvision.models.detection._utils import BoxCoder
+
+from helpers import boxes as B
+
+INTEGERS = st.integers(-50, 200)
+FLOATS = st.floats(-50, 200, width=32, allow_subnormal=False)
+
+
+@st.composite
+def box_lists(draw, min_size=0, max_size=6, numbers=INTEGERS | FLOATS, min_side=0.0):
+    """Boxes (N, 4) float32, some without area unless `min_side` forbids it."""
+    rows = draw(st.lists(st.tuples(*[numbers] * 4), min_size=min_size, max_size=max_size))
+    corners = torch.tensor(rows, dtype=torch.float32).reshape(-1, 2, 2)
+    top_left, bottom_right = corners.amin(1), corners.amax(1)
+    return torch.cat([top_left, torch.maximum(bottom_right, top_left + min_side)], dim=1)
+
+
+def has_area(boxes):
+    return bool((B.box_area(boxes) > 0).all())
+
+
+@given(box_lists())
+def test_area_is_torchvisions(boxes):
+    torch.testing.assert_close(B.box_area(boxes), torchvision.ops.box_area(boxes))
+
+
+@given(box_lists(min_side=0.01), box_lists(min_side=0.01))
+def test_iou_is_torchvisions(a, b):
+    torch.testing.assert_close(B.box_iou(a, b), torchvision.ops.box_iou(a, b))
+
+
+@given(box_lists(min_side=0.01), box_lists(min_side=0.01))
+def test_giou_is_torchvisions(a, b):
+    expected = torchvision.ops.generalized_box_iou(a, b)
+    torch.testing.assert_close(B.box_giou(a, b), expected, atol=1e-5, rtol=1e-4)
+
+
+@given(box_lists(), box_lists())
+def test_iou_and_giou_bounds_and_symmetry(a, b):
+    iou, giou = B.box_iou(a, b), B.box_giou(a, b)
+    assert iou.shape == giou.shape == (len(a), len(b))
+    assert ((iou >= 0) & (iou <= 1)).all()
+    assert (giou <= iou + 1e-6).all()
+    assert (giou >= -1).all()
+    torch.testing.assert_close(iou, B.box_iou(b, a).T, rtol=0, atol=0)
+    torch.testing.assert_close(giou, B.box_giou(b, a).T, rtol=0, atol=1e-6)
+
+
+@given(box_lists(numbers=INTEGERS, min_side=1), box_lists(numbers=INTEGERS, min_side=1))
+def test_giou_of_boxes_with_area_is_above_minus_one(a, b):
+    assert (B.box_giou(a, b) > -1).all()
+
+
+@given(box_lists(min_size=1))
+def test_a_box_with_area_overlaps_itself_wholly(boxes):
+    area = B.box_area(boxes)
+    expected = (area > 0).float()
+    assert torch.equal(B.box_iou(boxes, boxes).diagonal(), expected)
+    assert torch.equal(B.box_giou(boxes, boxes).diagonal(), expected)
+
+
+@given(box_lists(min_size=1, numbers=INTEGERS, min_side=4), st.integers(0, 1), st.integers(0, 1))
+def test_iou_with_a_contained_box_is_the_area_ratio(outer, left, top):
+    inner = outer + torch.tensor([left, top, -1, -2])
+    for box, part in zip(outer, inner):
+        ratio = B.box_area(part[None]) / B.box_area(box[None])
+        torch.testing.assert_close(B.box_iou(box[None], part[None])[0], ratio)
+        torch.testing.assert_close(B.box_giou(box[None], part[None])[0], ratio)
+
+
+def test_giou_by_hand():
+    a = torch.tensor([[0.0, 0.0, 2.0, 2.0]])
+    b = torch.tensor([[1.0, 1.0, 3.0, 3.0], [2.0, 0.0, 4.0, 2.0], [3.0, 0.0, 5.0, 2.0]])
+    expected = torch.tensor([[1 / 7 - 2 / 9, 0.0, -2 / 10]])
+    torch.testing.assert_close(B.box_giou(a, b), expected)
+
+
+def test_boxes_without_area_give_zero_and_finite_gradients():
+    point = torch.tensor([[5.0, 5.0, 5.0, 5.0]], requires_grad=True)
+    line = torch.tensor([[0.0, 5.0, 9.0, 5.0], [5.0, 5.0, 5.0, 5.0]])
+    for measure in (B.box_iou, B.box_giou):
+        value = measure(point, line)
+        assert value.tolist() == [[0.0, 0.0]]
+        (gradient,) = torch.autograd.grad(value.sum(), point)
+        assert torch.isfinite(gradient).all()
+
+
+@given(box_lists(numbers=INTEGERS))
+def test_formats_round_trip_exactly_on_whole_pixels(boxes):
+    assert torch.equal(B.xywh_to_xyxy(B.xyxy_to_xywh(boxes)), boxes)
+    assert torch.equal(B.cxcywh_to_xyxy(B.xyxy_to_cxcywh(boxes)), boxes)
+
+
+@given(box_lists())
+def test_formats_are_torchvisions(boxes):
+    for name, ours in (("xywh", B.xyxy_to_xywh), ("cxcywh", B.xyxy_to_cxcywh)):
+        torch.testing.assert_close(ours(boxes), torchvision.ops.box_convert(boxes, "xyxy", name))
+    for name, ours in (("xywh", B.xywh_to_xyxy), ("cxcywh", B.cxcywh_to_xyxy)):
+        sized = torchvision.ops.box_convert(boxes, "xyxy", name)
+        torch.testing.assert_close(ours(sized), torchvision.ops.box_convert(sized, name, "xyxy"))
+
+
+@given(box_lists(), st.integers(1, 120), st.integers(1, 120))
+def test_clipping_is_torchvisions_and_idempotent(boxes, height, width):
+    clipped = B.clip_boxes(boxes, height, width)
+    assert torch.equal(clipped, torchvision.ops.clip_boxes_to_image(boxes, (height, width)))
+    assert torch.equal(B.clip_boxes(clipped, height, width), clipped)
+
+
+def test_clipping_leaves_its_argument_alone():
+    boxes = torch.tensor([[-5.0, -5.0, 500.0, 500.0]])
+    assert B.clip_boxes(boxes, 10, 20).tolist() == [[0, 0, 20, 10]]
+    assert boxes.tolist() == [[-5, -5, 500, 500]]
+
+
+WEIGHTS = st.sampled_from([(1, 1, 1, 1), (10.0, 10.0, 5.0, 5.0)])
+
+
+def paired(min_side=1.0):
+    """Two lists of equal length: boxes and anchors."""
+    both = box_lists(max_size=8, min_side=min_side)
+    return both.map(lambda boxes: (boxes[: len(boxes) // 2], boxes[-(len(boxes) // 2) or 9 :]))
+
+
+@given(paired(), WEIGHTS)
+def test_encoding_is_torchvisions(pair, weights):
+    boxes, anchors = pair
+    expected = BoxCoder(weights).encode_single(boxes, anchors)
+    torch.testing.assert_close(
+        B.encode_boxes(boxes, anchors, weights), expected, atol=1e-3, rtol=1e-4
+    )
+
+
+@given(paired(), WEIGHTS, st.integers(1, 100))
+def test_decoding_is_torchvisions(pair, weights, stretch):
+    deltas, anchors = (pair[0] - 50) / 250 * stretch, pair[1]
+    expected = BoxCoder(weights).decode_single(deltas, anchors)
+    torch.testing.assert_close(
+        B.decode_boxes(deltas, anchors, weights), expected, atol=1e-2, rtol=1e-4
+    )
+
+
+@given(paired(min_side=8.0), WEIGHTS)
+def test_decoding_inverts_encoding(pair, weights):
+    boxes, anchors = pair
+    decoded = B.decode_boxes(B.encode_boxes(boxes, anchors, weights), anchors, weights)
+    torch.testing.assert_close(decoded, boxes, atol=1e-2, rtol=1e-4)
+
+
+def test_encoding_by_hand():
+    anchors = torch.tensor([[0.0, 0.0, 10.0, 20.0]])
+    boxes = torch.tensor([[5.0, 0.0, 25.0, 20.0]])  # centre 10 to the right, twice as wide
+    deltas = B.encode_boxes(boxes, anchors)
+    torch.testing.assert_close(deltas, torch.tensor([[1.0, 0.0, 0.6931472, 0.0]]))
+    weighted = B.encode_boxes(boxes, anchors, (10, 10, 5, 5))
+    torch.testing.assert_close(weighted, deltas * torch.tensor([10.0, 10.0, 5.0, 5.0]))
+
+
+def test_a_wild_delta_does_not_overflow():
+    anchors = torch.tensor([[0.0, 0.0, 16.0, 16.0]])
+    box = B.decode_boxes(torch.tensor([[0.0, 0.0, 1e9, 1e9]]), anchors)
+    torch.testing.assert_close(box, torch.tensor([[-492.0, -492.0, 508.0, 508.0]]))
+
+
+GOOD = torch.tensor([[0.0, 0.0, 4.0, 4.0], [1.0, 1.0, 3.0, 5.0]])
+BAD_TENSORS = {
+    "not a tensor": ([[0, 0, 4, 4]], r"must be a torch tensor of shape \(N, 4\), got list"),
+    "none": (None, r"must be a torch tensor of shape \(N, 4\), got NoneType"),
+    "one box": (torch.zeros(4), r"must have shape \(N, 4\), got \(4,\)"),
+    "five columns": (torch.zeros(2, 5), r"must have shape \(N, 4\), got \(2, 5\)"),
+    "three axes": (torch.zeros(1, 2, 4), r"must have shape \(N, 4\), got \(1, 2, 4\)"),
+    "integers": (GOOD.long(), r"must hold floats \(pixels\), got torch.int64; use .float\(\)"),
+    "nan": (torch.tensor([[0.0, 0, 1, float("nan")]]), r"must be finite, row 0 is .*nan"),
+    "inf": (torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, float("inf")]]), "must be finite, row 1 is"),
+}
+REVERSED = torch.tensor([[0.0, 0.0, 1.0, 1.0], [3.0, 0.0, 2.0, 1.0]])
+NEGATIVE = torch.tensor([[0.0, 0.0, 1.0, 1.0], [3.0, 0.0, 2.0, -1.0]])
+XYXY = {  # every argument that takes xyxy boxes: (name, call)
+    "box_area": ("boxes", B.box_area),
+    "box_iou a": ("a", lambda x: B.box_iou(x, GOOD)),
+    "box_iou b": ("b", lambda x: B.box_iou(GOOD, x)),
+    "box_giou a": ("a", lambda x: B.box_giou(x, GOOD)),
+    "box_giou b": ("b", lambda x: B.box_giou(GOOD, x)),
+    "xyxy_to_xywh": ("boxes", B.xyxy_to_xywh),
+    "xyxy_to_cxcywh": ("boxes", B.xyxy_to_cxcywh),
+    "clip_boxes": ("boxes", lambda x: B.clip_boxes(x, 9, 9)),
+    "encode_boxes boxes": ("boxes", lambda x: B.encode_boxes(x, GOOD)),
+    "encode_boxes anchors": ("anchors", lambda x: B.encode_boxes(GOOD, x)),
+    "decode_boxes anchors": ("anchors", lambda x: B.decode_boxes(GOOD, x)),
+}
+SIZED = {
+    "xywh_to_xyxy": ("boxes", B.xywh_to_xyxy),
+    "cxcywh_to_xyxy": ("boxes", B.cxcywh_to_xyxy),
+}
+DELTAS = {"decode_boxes deltas": ("deltas", lambda x: B.decode_boxes(x, GOOD))}
+
+
+@pytest.mark.parametrize("bad", BAD_TENSORS)
+@pytest.mark.parametrize("where", XYXY | SIZED | DELTAS)
+def test_bad_tensors_are_named(where, bad):
+    name, call = (XYXY | SIZED | DELTAS)[where]
+    value, message = BAD_TENSORS[bad]
+    with pytest.raises(ValueError, match=f"^{name} {message}"):
+        call(value)
+
+
+@pytest.mark.parametrize("where", XYXY)
+def test_reversed_corners_are_named(where):
+    name, call = XYXY[where]
+    message = rf"^{name} must have x1 <= x2 and y1 <= y2, row 1 is \[3.0, 0.0, 2.0, 1.0\]"
+    with pytest.raises(ValueError, match=message):
+        call(REVERSED)
+
+
+@pytest.mark.parametrize("where", SIZED)
+def test_negative_sizes_are_named(where):
+    name, call = SIZED[where]
+    message = rf"^{name} must have width and height >= 0, row 1 is \[3.0, 0.0, 2.0, -1.0\]"
+    with pytest.raises(ValueError, match=message):
+        call(NEGATIVE)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: B.encode_boxes(GOOD, GOOD[:1]), "boxes and anchors must have equal .* 2 and 1"),
+        (lambda: B.decode_boxes(GOOD[:1], GOOD), "deltas and anchors must have equal .* 1 and 2"),
+        (lambda: B.encode_boxes(GOOD, GOOD * torch.tensor([1, 1, 1, 0])), "anchors must have x1"),
+        (
+            lambda: B.encode_boxes(GOOD, torch.tensor([[0.0, 0, 1, 1], [2, 2, 2, 3]])),
+            r"anchors must have positive width and height .* row 1 is \[2.0, 2.0, 2.0, 3.0\]",
+        ),
+        (
+            lambda: B.encode_boxes(torch.tensor([[0.0, 0, 0, 1]]), GOOD[:1]),
+            r"boxes must have positive width and height .* row 0 is \[0.0, 0.0, 0.0, 1.0\]",
+        ),
+        (lambda: B.encode_boxes(GOOD, GOOD, (1, 1)), r"weights must be four .* got \(1, 1\)"),
+        (lambda: B.decode_boxes(GOOD, GOOD, (1, 1, 0, 1)), r"weights must .* \(1, 1, 0, 1\)"),
+        (lambda: B.clip_boxes(GOOD, 0, 9), "height and width must be positive, got 0 and 9"),
+        (lambda: B.clip_boxes(GOOD, 9, float("nan")), "height and width .* got 9 and nan"),
+    ],
+)
+def test_other_bad_arguments_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+EVERY_CALL = {
+    "box_area": B.box_area,
+    "box_iou": lambda x: B.box_iou(x, x),
+    "box_giou": lambda x: B.box_giou(x, x),
+    "xyxy_to_xywh": B.xyxy_to_xywh,
+    "xywh_to_xyxy": B.xywh_to_xyxy,
+    "xyxy_to_cxcywh": B.xyxy_to_cxcywh,
+    "cxcywh_to_xyxy": B.cxcywh_to_xyxy,
+    "clip_boxes": lambda x: B.clip_boxes(x, 9, 9),
+    "encode_boxes": lambda x: B.encode_boxes(x, x, (10, 10, 5, 5)),
+    "decode_boxes": lambda x: B.decode_boxes(x, x, (10, 10, 5, 5)),
+}
+
+
+@pytest.mark.parametrize("name", EVERY_CALL)
+def test_results_stay_on_the_gpu(name):
+    """Fake CUDA tensors have a device and no values, so this runs without a GPU."""
+    with FakeTensorMode():
+        boxes = torch.empty(3, 4, device="cuda")
+        result = EVERY_CALL[name](boxes)
+    assert result.device.type == "cuda"
+    assert result.shape == EVERY_CALL[name](GOOD.repeat(2, 1)[:3]).shape
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("name", EVERY_CALL)
+def test_results_keep_the_dtype(name, dtype):
+    assert EVERY_CALL[name](GOOD.to(dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("name", EVERY_CALL)
+def test_no_boxes_at_all(name):
+    assert len(EVERY_CALL[name](torch.empty(0, 4))) == 0

