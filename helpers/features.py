@@ -20,6 +20,7 @@ class PretrainedCNN(nn.Module):
         name: architecture; `dim`: D, the length of the pooled feature vector.
         mean, std: per channel, for images in 0..1.
         categories: the 1,000 ImageNet class names.
+        last_stage: where in `body` its last stage begins, the part worth fine-tuning.
     """
 
     def __init__(
@@ -29,12 +30,15 @@ class PretrainedCNN(nn.Module):
         classifier: nn.Linear,
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
+        last_stage: int,
     ) -> None:
         super().__init__()
+        self.last_stage = last_stage
         self.name, self.body, self.classifier = name, body, classifier
         self.mean, self.std, self.dim = mean, std, classifier.in_features
         self.categories = imagenet_categories()
         self.eval().requires_grad_(False)
+        self.to(memory_format=torch.channels_last)  # twice as fast on CPUs, the same numbers
 
     def train(self, mode: bool = True) -> "PretrainedCNN":
         """Stay in eval mode, also inside a model that trains: BatchNorm keeps its statistics."""
@@ -69,7 +73,7 @@ def _efficientnet_lite0() -> PretrainedCNN:
     head = nn.Sequential(net._conv_head, net._bn1, nn.ReLU6())
     body = nn.Sequential(stem, *net._blocks, head)  # drop-connect is for training from scratch
     half = (0.5, 0.5, 0.5)  # input is scaled to -1..1
-    return PretrainedCNN("efficientnet-lite0", body, net._fc, half, half)
+    return PretrainedCNN("efficientnet-lite0", body, net._fc, half, half, last_stage=13)
 
 
 def resnet50_weights_path() -> pathlib.Path:
@@ -96,7 +100,7 @@ def _resnet50(download: bool) -> PretrainedCNN:
     net = resnet50()
     net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     body = nn.Sequential(*list(net.children())[:-2])  # without average pooling and fc
-    return PretrainedCNN("resnet50", body, net.fc, IMAGENET_MEAN, IMAGENET_STD)
+    return PretrainedCNN("resnet50", body, net.fc, IMAGENET_MEAN, IMAGENET_STD, last_stage=7)
 
 
 def load_pretrained(name: str = "efficientnet-lite0", download: bool = False) -> PretrainedCNN:

@@ -305,8 +305,8 @@ def run(name: str | Path) -> bool:
     )
     start = time.perf_counter()
     try:
-        # No progress bars: they would be committed.
-        client.execute(env={**os.environ, "LECTURE_QUIET": "1"})
+        # No progress bars: they would be committed. A kernel of our own must be ended by us.
+        client.execute(env={**os.environ, "LECTURE_QUIET": "1"}, cleanup_kc=True)
         text = to_text(canonicalise(notebook))
     except (CellExecutionError, CellTimeoutError, DeadKernelError, ValueError) as error:
         where = names[max(began)] if began and not isinstance(error, ValueError) else "output"

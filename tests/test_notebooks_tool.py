@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import traceback
 
 import nbformat
@@ -147,13 +148,18 @@ def test_addresses_are_no_machine_paths():
 
 
 def test_run_writes_a_canonical_notebook_back(tmp_path, capfd):
-    source = "import os, sys\nprint(sys.argv[0][:0] + os.environ['LECTURE_QUIET'])"
+    source = (
+        "import os\nprint(os.environ['LECTURE_QUIET'], os.path.basename(os.getcwd()), os.getpid())"
+    )
     path = write(tmp_path / "01_toy.ipynb", "x = 1", source)
     assert tool.run(path)
     assert "01_toy: " in capfd.readouterr().out
     notebook = tool.read(path)
     assert [cell.execution_count for cell in notebook.cells] == [1, 2]
-    assert notebook.cells[1].outputs[0].text == "1\n"
+    quiet, folder, process = notebook.cells[1].outputs[0].text.split()
+    assert (quiet, folder) == ("1", tmp_path.name)
+    with pytest.raises(ProcessLookupError):  # the kernel has ended
+        os.kill(int(process), 0)
     assert path.read_text() == tool.to_text(tool.canonicalise(notebook))
 
 
