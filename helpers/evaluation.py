@@ -20,7 +20,7 @@ AREA_RANGES = {
     "medium": (SMALL**2, MEDIUM**2),
     "large": (MEDIUM**2, 1e10),
 }
-MAX_DETECTIONS = 100  # per image, the best first
+MAX_DETECTIONS = 100  # per image and class (pycocotools counts so), the best first
 
 Target = dict[str, Tensor]
 
@@ -104,7 +104,7 @@ def coco_eval(
         detections: one dict per image: `boxes` (N, 4) xyxy pixels, `scores` (N,), `labels` (N,).
         targets: one dict per image: `boxes` (M, 4), `labels` (M,); labels run 0..C-1.
         area_ranges: name to (from, to) in square pixels, both ends included.
-        max_detections: detections per image that count, the best first.
+        max_detections: detections per image *and class* that count, the best first.
     """
     from pycocotools.cocoeval import COCOeval
 

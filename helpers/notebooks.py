@@ -171,7 +171,7 @@ def canonicalise(notebook: NotebookNode) -> NotebookNode:
 
     Execution counts are 1..N; ids are kept and made where they miss; metadata is reduced to kernel,
     tags, slides, alt text and folding; widgets leave no output; blank cells go; printed text is
-    joined, and a progress line shows its last state. Raises ValueError naming the cell if one was
+    joined, a progress line shows its last state, and figures get a palette of 256 colours. Raises ValueError naming the cell if one was
     not executed, or if an output is an error, is on stderr or shows a path of this machine.
     """
     result = nbformat.v4.new_notebook(metadata=copy.deepcopy(METADATA))
@@ -254,7 +254,31 @@ def _tidy_outputs(outputs: list[NotebookNode], number: int) -> list[NotebookNode
     for output in tidy:
         if output.output_type == "stream":
             output.text = _last_states(output.text)
+        elif "image/png" in output.data:
+            output.data["image/png"] = _light_png(output.data["image/png"])
     return [output for output in tidy if output.get("text") != ""]
+
+
+def _light_png(encoded: str) -> str:
+    """A base64 PNG reduced to a palette of 256 colours, which photographs and noise need most.
+
+    A picture that has a palette already, or would not get smaller, stays as it is.
+    """
+    import base64
+    import io
+
+    from PIL import Image
+
+    original = base64.b64decode(encoded)
+    picture = Image.open(io.BytesIO(original))
+    if picture.mode == "P":
+        return encoded
+    light = io.BytesIO()
+    palette = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    palette.save(light, format="PNG", optimize=True)
+    if light.tell() >= len(original):
+        return encoded
+    return base64.b64encode(light.getvalue()).decode("ascii") + "\n"
 
 
 def _last_states(text: str) -> str:

@@ -79,15 +79,15 @@ def draw_boxes(
         if texts is not None and texts[i]:
             label = {"facecolor": colour, "edgecolor": "none", "pad": 1.5, "alpha": 0.9}
             ax.text(
-                *corner, texts[i], color="white", fontsize=10, va="bottom", bbox=label, clip_on=True
+                *corner, texts[i], color="white", fontsize=12, va="bottom", bbox=label, clip_on=True
             )
 
 
 def show_image(ax: Axes, image: np.ndarray | torch.Tensor, title: str = "") -> Axes:
     """Show `image` ((H, W, 3) or (3, H, W), uint8 or 0..1) on `ax` without ticks."""
     ax.imshow(as_image(image))
-    ax.set(title=title, xticks=[], yticks=[])
-    ax.grid(False)
+    ax.set_title(title)
+    ax.axis("off")
     return ax
 
 

@@ -30,6 +30,7 @@ def start() -> None:
     from helpers.plotting import use_lecture_style
 
     torch.set_num_threads(_threads(torch.get_num_threads()))
+    _keep_freed_memory()
     use_lecture_style()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     threads = torch.get_num_threads()
@@ -40,6 +41,22 @@ def start() -> None:
         f"{device}, {threads} thread{'s' if threads != 1 else ''}",
         sep=" · ",
     )
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc reuse the memory of large tensors instead of giving it back to the system.
+
+    Otherwise every layer's output is mapped, zeroed page by page and unmapped again, which takes
+    about a third of the time of a convolutional network on a CPU. Other systems are left alone.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    import ctypes
+
+    m_trim_threshold, m_mmap_max = -1, -4  # of malloc.h
+    libc = ctypes.CDLL(None)
+    libc.mallopt(m_mmap_max, 0)
+    libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
 def missing_requirements(text: str, installed: Mapping[str, str]) -> list[str]:
