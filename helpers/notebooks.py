@@ -171,8 +171,9 @@ def canonicalise(notebook: NotebookNode) -> NotebookNode:
 
     Execution counts are 1..N; ids are kept and made where they miss; metadata is reduced to kernel,
     tags, slides, alt text and folding; widgets leave no output; blank cells go; printed text is
-    joined, a progress line shows its last state, and figures get a palette of 256 colours. Raises ValueError naming the cell if one was
-    not executed, or if an output is an error, is on stderr or shows a path of this machine.
+    joined, a progress line shows its last state, and figures get a palette of 256 colours. Raises
+    ValueError naming the cell if one was not executed, or if an output is an error, is on stderr
+    or shows a path of this machine.
     """
     result = nbformat.v4.new_notebook(metadata=copy.deepcopy(METADATA))
     result.nbformat_minor = 5
