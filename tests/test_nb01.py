@@ -430,8 +430,8 @@ def test_targets_are_turned_into_top_left_and_size(nb):
         ([], [], "at least one, got 0 images and 0 annotations"),
         ([OBJECT], [IMAGE, IMAGE], "got 2 images and 1 annotations"),
         ([OBJECT, OBJECT], [IMAGE], "got 1 images and 2 annotations"),
-        ([annotation([[0, 0, 5, 5]], [0, 1])], [IMAGE], r"image 0 .*\[0, 1\] for 1 boxes"),
-        ([annotation([[0, 0, 5, 5]], [])], [IMAGE], r"image 0 .*\[\] for 1 boxes"),
+        ([annotation([[0, 0, 5, 5]], [0, 1])], [IMAGE], r"image 0 .* its 1 boxes, got \[0, 1\]"),
+        ([annotation([[0, 0, 5, 5]], [])], [IMAGE], r"image 0 .* its 1 boxes, got \[\]"),
         ([OBJECT, annotation([[0, 0, 5, 5]], [3])], [IMAGE] * 2, r"image 1 .* 0\.\.2 .*\[3\]"),
         ([annotation([[0, 0, 5, 5]], [-1])], [IMAGE], r"image 0 .* 0\.\.2 .*\[-1\]"),
         ([OBJECT, annotation([[9, 0, 5, 5]], [0])], [IMAGE] * 2, "boxes of image 1 .*x1 <= x2"),
@@ -1057,7 +1057,7 @@ def test_the_stubs_are_still_to_do_and_the_solutions_right(nb):
     for name, check in (
         ("label_region", nb.check_label),
         ("my_targets", nb.check_targets),
-        ("soft_nms", nb.check_soft_nms),
+        ("with_context", nb.check_context),
     ):
         assert "still to do" in check(getattr(nb, name))
         assert check(getattr(nb, f"{name}_solution")).startswith("✓")
@@ -1089,13 +1089,13 @@ def label_region(overlaps, above=np.greater_equal, threshold=0.5, background=Non
 @pytest.mark.parametrize(
     "wrong, says",
     [
-        (lambda o: label_region(o) if o.max() >= 0.5 or o.max() < 0.1 else -1, "ignored band"),
+        (lambda o: label_region(o) if o.max() >= 0.5 or o.max() < 0.1 else -1, "ignores none"),
         (lambda o: label_region(o, threshold=0.3), "0.3"),
         (lambda o: int(o.argmax()), "0.3"),
         (lambda o: label_region(o, above=np.greater), ">="),
         (lambda o: int(o.max() >= 0.5), "object or not"),
         (lambda o: next((i for i, v in enumerate(o) if v >= 0.5), len(o)), "not the first"),
-        (lambda o: label_region(o) if o.max() >= 0.5 or o.max() < 0.1 else None, "no answer"),
+        (lambda o: label_region(o) if o.max() >= 0.5 or o.max() < 0.1 else None, "ignores none"),
         (lambda o: label_region(o, background=len(o) - 1), "expected"),
         (lambda o: (label_region(o) + 1) % (len(o) + 1), "background"),  # background is class 0
     ],
@@ -1116,14 +1116,14 @@ def logs(p, g):
 @pytest.mark.parametrize(
     "wrong, says",
     [
-        (lambda p, g: [*((g - p)[:2] / p[2:]), *logs(p, g)], "top-left"),
+        (lambda p, g: [*((g - p)[:2] / p[2:]), *logs(p, g)], "between centres"),
         (lambda p, g: [*centre_shift(p, g), *logs(p, g)], "divide the shift"),
-        (lambda p, g: [*(centre_shift(p, g) / g[2:]), *logs(p, g)], "you took the truth's"),
+        (lambda p, g: [*(centre_shift(p, g) / g[2:]), *logs(p, g)], "not the truth's"),
         (lambda p, g: [*(-centre_shift(p, g) / p[2:]), *-logs(p, g)], "sign is reversed"),
         (lambda p, g: [*(centre_shift(p, g) / p[2:]), *(g[2:] / p[2:])], "logarithm"),
         (lambda p, g: [*(centre_shift(p, g) / p[2:]), *np.log2(g[2:] / p[2:])], "expected"),
-        (lambda p, g: centre_shift(p, g), r"four numbers are needed, got shape (2,)"),
-        (lambda p, g: [[1, 2, 3, 4]], r"four numbers are needed, got shape (1, 4)"),
+        (lambda p, g: centre_shift(p, g), "4 numbers are needed, got shape (2,)"),
+        (lambda p, g: [[1, 2, 3, 4]], "4 numbers are needed, got shape (1, 4)"),
     ],
 )
 def test_check_targets_names_the_mistake(nb, wrong, says):
@@ -1140,42 +1140,30 @@ def test_check_targets_accepts_a_right_answer_that_works_in_place(nb):
     assert nb.check_targets(in_place).startswith("✓")
 
 
-def soften(nb, boxes, scores, threshold, factor=None, again=True, rounds=None):
-    """Soft-NMS with the mistakes that the keywords name."""
-    factor = factor or (lambda iou: 1 - iou)
-    order = np.argsort(-scores).tolist()
-    waiting, rounds = list(order), len(order) if rounds is None else rounds
-    for _ in range(rounds):
-        best = max(waiting, key=lambda i: scores[i]) if again else waiting[0]
-        waiting.remove(best)
-        for i in waiting:
-            iou = nb.compute_iou(boxes[best], boxes[[i]])[0]
-            scores[i] *= factor(iou) if iou > threshold else 1
-    return scores
-
-
-def hard(nb, boxes, scores, threshold):
-    kept = rcnn(nb).apply_nms(boxes, scores, np.zeros(len(boxes), int), threshold)
-    return np.where(np.isin(np.arange(len(boxes)), kept), scores, 0)
+def grown(box, factor):
+    extra = (factor - 1) * box[2:]
+    return [*(box[:2] - extra / 2), *(box[2:] + extra)]
 
 
 @pytest.mark.parametrize(
     "wrong, says",
     [
-        (hard, "hard NMS"),
-        (lambda nb, b, s, t: soften(nb, b, s, t, rounds=1), "not only for the first"),
-        (lambda nb, b, s, t: soften(nb, b, s, t, again=False), "look for the best anew"),
-        (lambda nb, b, s, t: soften(nb, b, s, t, factor=lambda iou: iou), "by the IoU"),
-        (lambda nb, b, s, t: soften(nb, b, s, t, lambda o: np.exp(-(o**2) / 0.5)), "expected"),
-        (lambda nb, b, s, t: s, "expected"),
-        (lambda nb, b, s, t: sorted(soften(nb, b, s, t), reverse=True), "expected"),
-        # the IoU below the threshold lowers nothing
-        (lambda nb, b, s, t: soften(nb, b, s, 0.0), "threshold"),
-        # the indices that are kept, as in hard NMS, instead of the scores
-        (lambda nb, b, s, t: [0, 3], "scores"),
-        (lambda nb, b, s, t: rcnn(nb).apply_nms(b, s, np.zeros(4, int), t), "scores"),
+        (lambda b, s, r: [b[0] - r, b[1] - r, b[2] + 2 * r, b[3] + 2 * r], "not in the image"),
+        (lambda b, s, r: grown(b, (s + 2 * r) / s), "fills size - 2 rim"),
+        (lambda b, s, r: grown(b, s / (s - r)), "both sides"),
+        (lambda b, s, r: [*b[:2], *(b[2:] * s / (s - 2 * r))], "its corner moves"),
+        (lambda b, s, r: b, "expected"),
+        (lambda b, s, r: b[2:], "4 numbers are needed, got shape (2,)"),
     ],
 )
-def test_check_soft_nms_names_the_mistake(nb, wrong, says):
-    message = nb.check_soft_nms(lambda boxes, scores, t: wrong(nb, boxes, scores, t))
+def test_check_context_names_the_mistake(nb, wrong, says):
+    message = nb.check_context(wrong)
     assert not message.startswith("✓") and says in message
+
+
+def test_the_context_rule_agrees_with_the_extractors(nb):
+    box = np.array([50.0, 40, 65, 130])
+    larger = nb.with_context_solution(box, 227, 16)  # our extractors have context 16 / 195
+    assert np.allclose(
+        larger, grown(box, 1 + 2 * 16 / (227 - 32))
+    )  # OURS: context = 16 / (227 - 32)

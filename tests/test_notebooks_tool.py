@@ -1,18 +1,26 @@
 """helpers.notebooks and helpers.hygiene on small notebooks of the test's own making."""
 
+import base64
 import inspect
+import io
 import json
 import os
 import traceback
 
 import nbformat
+import numpy as np
 import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 from helpers import notebooks as tool
 
-PNG = {"image/png": "iVBORw0KGgo="}
+# One black pixel.
+PNG = {
+    "image/png": "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNg"
+    "AAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+}
 
 
 def write(path, *cells):
@@ -281,3 +289,20 @@ def test_text_is_json_with_a_final_newline(good, tmp_path):
     check(cells)
     text = (tmp_path / "01_toy.ipynb").read_text()
     assert text.endswith("}\n") and text.startswith('{\n "cells"') and json.loads(text)
+
+
+def noisy_png() -> str:
+    pixels = np.random.RandomState(0).randint(0, 256, (64, 64, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def test_figures_get_a_palette_once():
+    heavy = noisy_png()
+    cell = only_cell(executed(new_output("display_data", {"image/png": heavy})))
+    light = cell.outputs[0].data["image/png"]
+    assert len(light) < len(heavy) / 2
+    assert len(Image.open(io.BytesIO(base64.b64decode(light))).convert("RGB").getcolors()) <= 256
+    again = only_cell(executed(new_output("display_data", {"image/png": light})))
+    assert again.outputs[0].data["image/png"] == light

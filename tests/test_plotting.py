@@ -136,7 +136,7 @@ def test_bad_boxes_are_named(ax, boxes, texts, message):
 
 def test_an_image_has_no_ticks(ax):
     assert show_image(ax, np.zeros((4, 5, 3)), "title") is ax
-    assert ax.get_title() == "title" and len(ax.get_xticks()) == len(ax.get_yticks()) == 0
+    assert ax.get_title() == "title" and not ax.axison
 
 
 def test_detections_above_the_threshold_carry_class_and_score(ax):
