@@ -46,7 +46,9 @@ def _panel(draw: Callable[..., Figure], ranges: dict[str, Any], starts: dict[str
     controls = {name: _control(name, ranges[name], starts[name]) for name in ranges}
     # A picture widget rather than an Output widget: nothing is printed into the cell, and an error
     # of the first drawing reaches whoever runs the notebook.
-    picture = widgets.Image(value=_png(draw(**starts)), format="png")
+    # In its own size: a box would stretch it to the width of the page.
+    own_size = widgets.Layout(align_self="flex-start", max_width="100%")
+    picture = widgets.Image(value=_png(draw(**starts)), format="png", layout=own_size)
     message = widgets.Label()
 
     def redraw(_change: Any) -> None:
