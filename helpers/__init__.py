@@ -2,15 +2,17 @@
 
 boxes       area, IoU, GIoU, format conversion, clipping, encoding and decoding of box deltas
 nms         greedy non-maximum suppression, over all boxes and per class
-proposals   OpenCV's selective search, or one sentence that says what is missing
+proposals   selective search through OpenCV (kept in a file once done), sliding windows
 shapes      the synthetic data set, the frozen benchmark and its COCO export
 photos      sample photographs that ship with an installed package
 features    ImageNet-pretrained feature extractors
 evaluation  official COCO average precision through pycocotools
+augmentation  random changes of training images, boxes moved along
 training    device, seeds, budgets, batches, learning-rate schedule, progress bar, history
 records     run records: one row of measurements per trained model
 tables      Markdown tables: AP by run, and what the lecture and the paper say and we measured
 plotting    images with boxes, curves
+figures     the diagrams that the lecture text names and that take many lines to draw
 explore     sliders for a figure
 notebooks   load, execute, tidy and check the notebooks
 hygiene     the rules that every notebook keeps
