@@ -1,14 +1,25 @@
-"""Selective search where it can be had, and one plain sentence where it cannot."""
+"""Selective search where it can be had, one plain sentence where it cannot, and windows."""
 
+import math
 import subprocess
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from helpers.proposals import selective_search_module
+from helpers import proposals
+from helpers.proposals import (
+    benchmark_proposals,
+    selective_search,
+    selective_search_module,
+    sliding_windows,
+)
 from helpers.records import ROOT
+from helpers.shapes import ShapesDataset
 
 
 class Missing:
@@ -65,3 +76,289 @@ def test_without_the_contrib_module(monkeypatch, has_ximgproc):
     message = sentence()
     assert "contrib module" in message
     assert "pip uninstall opencv-python" in message and "opencv-contrib-python" in message
+
+
+# ---------------------------------------------------------------- selective search
+
+
+@pytest.fixture(scope="module")
+def images():
+    return ShapesDataset(4, seed=11).images
+
+
+def same(a, b):
+    return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b))
+
+
+def opencvs_boxes(image):
+    """OpenCV's own boxes of one image (3, H, W), those with small sides left out, as a set."""
+    import cv2
+
+    search = selective_search_module().createSelectiveSearchSegmentation()
+    search.setBaseImage(cv2.cvtColor(image.permute(1, 2, 0).numpy(), cv2.COLOR_RGB2BGR))
+    search.switchToSelectiveSearchFast(150, 150, 0.8)
+    return {(x, y, x + w, y + h) for x, y, w, h in search.process().tolist() if min(w, h) >= 6}
+
+
+def test_the_boxes_are_opencvs(images):
+    for image, boxes in zip(images, selective_search(images)):
+        assert boxes.dtype == torch.float32 and boxes.shape == (len(boxes), 4)
+        assert {tuple(box) for box in boxes.tolist()} == opencvs_boxes(image)
+        assert boxes.tolist() == sorted(boxes.tolist(), key=xywh)  # in OpenCV's own format
+
+
+def xywh(box):
+    return box[0], box[1], box[2] - box[0], box[3] - box[1]
+
+
+def test_two_calls_agree_and_batches_do_not_matter(images):
+    first = selective_search(images)
+    assert same(first, selective_search(images))
+    assert same(first, [selective_search(image[None])[0] for image in images])
+    assert same(first, selective_search(images.contiguous(memory_format=torch.channels_last)))
+
+
+@pytest.mark.parametrize("height, width", [(40, 90), (90, 40), (37, 53)])
+def test_boxes_are_inside_an_image_of_any_form(images, height, width):
+    for boxes in selective_search(images[:2, :, :height, :width]):
+        assert len(boxes) and (boxes >= 0).all()
+        assert (boxes[:, 2] <= width).all() and (boxes[:, 3] <= height).all()
+        assert ((boxes[:, 2:] - boxes[:, :2]) >= 6).all()
+        assert len(boxes.unique(dim=0)) == len(boxes)
+
+
+def test_it_finds_an_object_where_it_is():
+    image = torch.full((1, 3, 60, 80), 235, dtype=torch.uint8)
+    image[0, :, 20:40, 10:50] = torch.tensor([200, 40, 40])[:, None, None]
+    (boxes,) = selective_search(image)
+    assert [10.0, 20, 50, 40] in boxes.tolist()
+
+
+def test_little_to_search():
+    assert selective_search(torch.zeros(0, 3, 30, 30, dtype=torch.uint8)) == []
+    for height, width in ((1, 1), (5, 50), (50, 5)):  # nothing of 6 x 6 pixels fits
+        (boxes,) = selective_search(torch.zeros(1, 3, height, width, dtype=torch.uint8))
+        assert boxes.shape == (0, 4) and boxes.dtype == torch.float32
+    (boxes,) = selective_search(torch.zeros(1, 3, 30, 40, dtype=torch.uint8))
+    assert boxes.tolist() == [[0.0, 0, 40, 30]]
+
+
+BAD = {
+    "floats": (torch.zeros(1, 3, 9, 9), "uint8 tensor, got torch.float32"),
+    "an array": (np.zeros((1, 3, 9, 9), np.uint8), "uint8 tensor, got ndarray"),
+    "None": (None, "uint8 tensor, got NoneType"),
+    "one image": (torch.zeros(3, 9, 9, dtype=torch.uint8), r"got \(3, 9, 9\)"),
+    "grey": (torch.zeros(1, 1, 9, 9, dtype=torch.uint8), r"got \(1, 1, 9, 9\)"),
+    "channels last": (torch.zeros(1, 9, 9, 3, dtype=torch.uint8), r"got \(1, 9, 9, 3\)"),
+    "no rows": (torch.zeros(1, 3, 0, 9, dtype=torch.uint8), r"got \(1, 3, 0, 9\)"),
+}
+
+
+@pytest.mark.parametrize("bad, says", BAD.values(), ids=BAD)
+def test_what_are_no_images_is_named(bad, says):
+    with pytest.raises(ValueError, match=f"^images must .*{says}"):
+        selective_search(bad)
+
+
+# ---------------------------------------------------------------- the file of proposals
+
+
+class Boom:
+    """Unpickling it is a crime."""
+
+    def __reduce__(self):
+        return pytest.fail, ("something was unpickled",)
+
+
+@pytest.fixture
+def searched(images, monkeypatch):
+    """The splits "train" and "test" are tiny; the list holds the images of every search."""
+    tiny = {"train": images[:2, :, :40, :50].clone(), "test": images[2:3, :, :40, :50].clone()}
+    calls = []
+
+    def search(pixels):
+        calls.append(pixels)
+        return selective_search(pixels)
+
+    monkeypatch.setattr(proposals, "benchmark", lambda name: SimpleNamespace(images=tiny[name]))
+    monkeypatch.setattr(proposals, "selective_search", search)
+    return calls
+
+
+def test_the_second_time_it_is_read_from_the_file(searched, tmp_path):
+    folder = tmp_path / "new" / "runs"  # is made
+    first = benchmark_proposals("train", folder)
+    assert len(searched) == 1 and same(first, selective_search(searched[0]))
+    assert [path.name for path in folder.iterdir()] == ["selective_search_train.npz"]
+    second = benchmark_proposals("train", str(folder))
+    assert len(searched) == 1 and same(first, second)
+    assert {b.dtype for b in second} == {torch.float32}
+
+
+def test_every_split_has_its_file(searched, tmp_path, monkeypatch):
+    monkeypatch.setenv("LECTURE_RUNS", str(tmp_path))
+    found = {split: benchmark_proposals(split) for split in ("train", "test")}
+    assert sorted(path.stem[-5:] for path in tmp_path.iterdir()) == ["_test", "train"]
+    assert [len(boxes) for boxes in found.values()] == [2, 1] and len(searched) == 2
+    assert same(benchmark_proposals("test"), found["test"]) and len(searched) == 2
+
+
+def test_images_without_proposals_come_back(monkeypatch, tmp_path, images):
+    boxes = [torch.zeros(0, 4), torch.tensor([[1.0, 2, 30, 40]]), torch.zeros(0, 4)]
+    answers = [boxes, None]
+    monkeypatch.setattr(proposals, "benchmark", lambda name: SimpleNamespace(images=images[:3]))
+    monkeypatch.setattr(proposals, "selective_search", lambda pixels: answers.pop(0))
+    assert benchmark_proposals("val", tmp_path) is boxes
+    assert same(benchmark_proposals("val", tmp_path), boxes)
+
+
+@pytest.mark.parametrize("change", ["pixel", "SCALE", "SIGMA", "MIN_SIDE", "version", "shape"])
+def test_another_key_makes_it_anew(searched, tmp_path, monkeypatch, change):
+    import cv2
+
+    benchmark_proposals("train", tmp_path)
+    pixels = searched[0]
+    if change == "pixel":
+        pixels[0, 0, 0, 0] ^= 1
+    elif change == "version":
+        monkeypatch.setattr(cv2, "__version__", "0.0")
+    elif change == "shape":  # the same bytes
+        turned = SimpleNamespace(images=pixels.view(2, 3, 50, 40))
+        monkeypatch.setattr(proposals, "benchmark", lambda name: turned)
+    else:
+        monkeypatch.setattr(proposals, change, getattr(proposals, change) * 2)
+    anew = benchmark_proposals("train", tmp_path)
+    assert len(searched) == 2 and same(anew, selective_search(searched[1]))
+    assert same(benchmark_proposals("train", tmp_path), anew) and len(searched) == 2
+
+
+def test_a_damaged_file_is_made_anew(searched, tmp_path, monkeypatch):
+    right = benchmark_proposals("train", tmp_path)
+    monkeypatch.setattr(proposals, "selective_search", lambda pixels: searched.append(1) or right)
+    path = tmp_path / "selective_search_train.npz"
+    whole = path.read_bytes()
+    damaged = [whole[:n] for n in range(0, len(whole), 7)] + [b"PK", b"[]", b"\x93NUMPY"]
+    for i in range(0, len(whole), 2):  # every second byte
+        damaged.append(whole[:i] + bytes([whole[i] ^ 0xFF]) + whole[i + 1 :])
+    for data in damaged:
+        path.write_bytes(data)
+        assert same(benchmark_proposals("train", tmp_path), right)
+    assert len(searched) > len(damaged) / 2
+    path.write_bytes(b"")
+    benchmark_proposals("train", tmp_path)
+    assert path.read_bytes() == whole  # and written anew, the same
+
+
+def contents(path):
+    with np.load(path, allow_pickle=False) as file:  # holds no pickled object
+        return dict(file)
+
+
+STRANGE = {
+    "no counts": {"counts": None},
+    "counts that do not fit": {"counts": np.array([1, 1])},
+    "negative counts": {"counts": np.array([-1, 10**6])},
+    "pickled boxes": {"boxes": np.array([Boom()], dtype=object)},
+    "pickled key": {"key": np.array(Boom(), dtype=object)},
+    "no numbers": {"boxes": np.array(["a"])},
+}
+
+
+@pytest.mark.parametrize("change", STRANGE.values(), ids=STRANGE)
+def test_a_file_with_strange_contents_is_made_anew(searched, tmp_path, change):
+    right = benchmark_proposals("train", tmp_path)
+    path = tmp_path / "selective_search_train.npz"
+    columns = {k: v for k, v in (contents(path) | change).items() if v is not None}
+    np.savez(path, **columns)
+    assert same(benchmark_proposals("train", tmp_path), right) and len(searched) == 2
+    assert set(contents(path)) == {"key", "counts", "boxes"}
+
+
+def test_an_array_in_the_files_place_is_made_anew(searched, tmp_path):
+    right = benchmark_proposals("train", tmp_path)
+    with (tmp_path / "selective_search_train.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    assert same(benchmark_proposals("train", tmp_path), right) and len(searched) == 2
+
+
+def test_a_missing_opencv_is_said_although_there_is_a_file(searched, tmp_path, monkeypatch):
+    benchmark_proposals("train", tmp_path)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(RuntimeError, match="Selective search needs OpenCV"):
+        benchmark_proposals("train", tmp_path)
+
+
+def test_an_unknown_split_is_named(tmp_path):
+    with pytest.raises(ValueError, match="split"):
+        benchmark_proposals("holiday", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- sliding windows
+
+
+@given(
+    height=st.floats(1, 300),
+    width=st.floats(1, 300),
+    side=st.floats(5, 150),
+    ratio=st.sampled_from([0.25, 0.5, 1.0, 2.0, 3.0]),
+    step=st.sampled_from([0.25, 0.35, 0.5, 0.7, 1.0, 5.0]),
+)
+def test_windows_are_inside_and_as_large_as_asked(height, width, side, ratio, step):
+    windows = sliding_windows(height, width, (side,), (ratio,), step)
+    assert windows.shape == (len(windows), 4) and windows.dtype == torch.float32
+    x1, y1, x2, y2 = windows.double().T
+    assert (windows >= 0).all() and (x2 <= width + 1e-4).all() and (y2 <= height + 1e-4).all()
+    w, h = x2 - x1, y2 - y1
+    torch.testing.assert_close(h / w, torch.full_like(w, ratio), rtol=1e-4, atol=0)
+    torch.testing.assert_close((w * h).sqrt(), torch.full_like(w, side), rtol=1e-4, atol=0)
+    assert len(windows.unique(dim=0)) == len(windows)
+    fits = side / ratio**0.5 < width and side * ratio**0.5 < height
+    assert not fits or len(windows)
+
+
+def test_windows_step_by_a_share_of_themselves():
+    windows = sliding_windows(60, 80, sides=(40,), aspect_ratios=(1.0,), step=0.25)
+    corners = {(x, y) for x in range(0, 41, 10) for y in range(0, 21, 10)}
+    assert {tuple(window[:2]) for window in windows.tolist()} == corners
+    assert len(windows) == len(corners)
+    assert (windows[:, 2:] - windows[:, :2] == 40).all()
+
+
+def test_windows_of_the_benchmark():
+    windows = sliding_windows(128, 128)
+    count = 0
+    for side in (24, 40, 60):
+        for ratio in (0.5, 1.0, 2.0):
+            w, h = side / math.sqrt(ratio), side * math.sqrt(ratio)
+            count += (int((128 - w) / (w / 2)) + 1) * (int((128 - h) / (h / 2)) + 1)
+    assert len(windows) == count == 351  # the lecture's number
+
+
+def test_high_windows_in_a_narrow_image():
+    windows = sliding_windows(100, 20, sides=(20,), aspect_ratios=(4.0,), step=1.0)
+    expected = [[x, y, x + 10, y + 40] for y in (0.0, 40) for x in (0.0, 10)]
+    assert windows.tolist() == expected
+
+
+def test_windows_that_do_not_fit_are_left_out():
+    assert sliding_windows(20, 300, sides=(24,), aspect_ratios=(1.0,)).shape == (0, 4)
+    assert sliding_windows(24, 24, sides=(24,), aspect_ratios=(1.0,)).tolist() == [[0, 0, 24, 24]]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"height": 0},
+        {"width": -1},
+        {"height": math.nan},
+        {"step": 0},
+        {"step": -0.5},
+        {"sides": (24, 0)},
+        {"aspect_ratios": (1.0, -2.0)},
+    ],
+    ids=str,
+)
+def test_windows_that_cannot_be_are_named(wrong):
+    with pytest.raises(ValueError, match="^height, width, sides, aspect_ratios and step must be"):
+        sliding_windows(**({"height": 50, "width": 50} | wrong))

@@ -1,0 +1,121 @@
+"""The diagrams are drawn from whatever the lecture or a reader's slider gives them."""
+
+import matplotlib as mpl
+
+mpl.use("agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from helpers.figures import roi_pooling_figure, time_shares_figure
+
+FEATURE = torch.arange(48.0).view(6, 8) - 20
+EDGES = {"rows": ([1, 2, 3], [2, 3, 5]), "columns": ([2, 3, 5], [4, 5, 7])}
+ROI = (2.2, 0.6, 6.6, 4.5)
+
+
+@pytest.fixture
+def draw():
+    """A function that draws the figure to the last pixel; whatever it opened is closed."""
+    with mpl.rc_context():
+
+        def drawn(feature=FEATURE, pooled=None, roi=ROI, rows=None, columns=None):
+            rows, columns = rows or EDGES["rows"], columns or EDGES["columns"]
+            pooled = torch.zeros(len(rows[0]), len(columns[0])) if pooled is None else pooled
+            figure = roi_pooling_figure(feature, pooled, roi, rows, columns)
+            figure.canvas.draw()
+            return figure
+
+        yield drawn
+        plt.close("all")
+    assert plt.get_fignums() == []
+
+
+def marks(ax):
+    """Cells (x, y) with a #."""
+    return {text.get_position() for text in ax.texts if text.get_text() == "#"}
+
+
+def test_the_cells_that_bins_read_are_marked(draw):
+    left, middle, right = draw().axes
+    assert marks(left) == {(x, y) for x in range(2, 7) for y in range(1, 5)}
+    names = {text.get_text() for text in middle.texts}
+    assert names == {"a1", "a2", "a3", "b1", "c1"}
+    assert len(middle.patches) == 9 + 1 and len(left.patches) == 1 and not right.patches
+    assert right.images[0].get_array().shape == (3, 3)
+
+
+def test_the_outline_is_the_box_in_cells(draw):
+    for ax in draw().axes[:2]:
+        (outline,) = [p for p in ax.patches if p.get_linestyle() == "--"]
+        np.testing.assert_allclose(outline.get_bbox().extents, np.array(ROI) - 0.5)
+
+
+def test_frames_lie_around_the_cells_of_their_bin(draw):
+    middle = draw().axes[1]
+    first = middle.patches[0].get_bbox().extents  # bin a1: columns 2 and 3, row 1
+    assert (np.abs(first - [1.5, 0.5, 3.5, 1.5]) < 0.15).all()
+
+
+def test_the_three_panels_share_one_scale(draw):
+    limits = {ax.images[0].get_clim() for ax in draw().axes}
+    assert len(limits) == 1
+    low, high = limits.pop()
+    assert low == -20 and high > 27
+
+
+ODD = {
+    "partly outside": {"roi": (-3.0, -2.0, 5.0, 30.0), "rows": ([0, 1, 5], [1, 6, 6])},
+    "outside": {"roi": (90.0, 90, 99, 99), "rows": ([6] * 3, [6] * 3), "columns": ([8] * 3,) * 2},
+    "no area": {"roi": (3.0, 3, 3, 3), "rows": ([3] * 3, [4] * 3), "columns": ([3] * 3, [4] * 3)},
+    "empty bins": {"rows": ([1, 1, 2], [1, 2, 2])},
+    "fewer rows than columns": {"rows": ([2], [4])},
+    "whole tensors": {"roi": tuple(torch.tensor(ROI))},
+}
+
+
+@pytest.mark.parametrize("case", ODD.values(), ids=ODD)
+def test_odd_boxes_are_drawn(draw, case):
+    left, middle, _ = draw(**case).axes
+    rows, columns = case.get("rows", EDGES["rows"]), case.get("columns", EDGES["columns"])
+    filled = [
+        (t, b, x1, x2) for t, b in zip(*rows) for x1, x2 in zip(*columns) if b > t and x2 > x1
+    ]
+    assert len(middle.patches) == len(filled) + 1
+    cells = {(x, y) for t, b, x1, x2 in filled for x in range(x1, x2) for y in range(t, b)}
+    assert marks(left) == cells
+
+
+FEATURES = {
+    "one value": torch.full((6, 8), 3.0),
+    "zeros": torch.zeros(6, 8),
+    "negative": -1 - torch.rand(6, 8) / 100,
+    "one negative value": torch.full((6, 8), -2.0),
+    "with a gradient": torch.rand(6, 8, requires_grad=True),
+    "one cell": torch.zeros(1, 1),
+    "half": torch.rand(6, 8).half(),
+}
+
+
+@pytest.mark.parametrize("feature", FEATURES.values(), ids=FEATURES)
+def test_odd_maps_are_drawn(draw, feature):
+    edges = {"rows": ([0], [1]), "columns": ([0], [1])}
+    figure = draw(feature, pooled=feature[:1, :1], **edges)
+    low, high = figure.axes[0].images[0].get_clim()
+    assert low == feature.min().item() and high >= feature.max().item()
+
+
+def test_bars_of_shares_have_length_one(draw):
+    entries = {"first": np.array([1.0, 1, 2]), "second": [300.0, 0.0, 100.0]}
+    figure = time_shares_figure(entries, ("a", "b", "c"))
+    figure.canvas.draw()
+    (ax,) = figure.axes
+    widths = np.array([bar.get_width() for bar in ax.patches]).reshape(2, 3)
+    np.testing.assert_allclose(widths, [[0.25, 0.25, 0.5], [0.75, 0, 0.25]])
+    lefts = np.array([bar.get_x() for bar in ax.patches]).reshape(2, 3)
+    np.testing.assert_allclose(lefts, widths.cumsum(axis=1) - widths)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b", "c"]
+    rows = [text.get_position()[1] for text in ax.get_yticklabels()]
+    assert rows == [0, 1] and ax.yaxis.get_inverted()  # top to bottom
