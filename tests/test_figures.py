@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.figures import roi_pooling_figure, time_shares_figure
+from helpers.figures import (
+    anchors_on_image_figure,
+    base_anchors_figure,
+    roi_pooling_figure,
+    time_shares_figure,
+)
 
 FEATURE = torch.arange(48.0).view(6, 8) - 20
 EDGES = {"rows": ([1, 2, 3], [2, 3, 5]), "columns": ([2, 3, 5], [4, 5, 7])}
@@ -119,3 +124,60 @@ def test_bars_of_shares_have_length_one(draw):
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b", "c"]
     rows = [text.get_position()[1] for text in ax.get_yticklabels()]
     assert rows == [0, 1] and ax.yaxis.get_inverted()  # top to bottom
+
+
+@pytest.mark.parametrize("stages", [1, 3, 7])
+def test_one_bar_of_any_number_of_stages(stages):
+    figure = time_shares_figure({"only": np.ones(stages)}, [str(i) for i in range(stages)])
+    figure.canvas.draw()
+    (ax,) = figure.axes
+    assert [bar.get_width() for bar in ax.patches] == pytest.approx([1 / stages] * stages)
+    looks = {(bar.get_facecolor(), bar.get_hatch()) for bar in ax.patches}
+    assert len(looks) == stages and len(ax.get_legend().get_texts()) == stages
+    plt.close(figure)
+
+
+def extents(patches):
+    """Boxes (N, 4) xyxy, whatever the direction of the axes."""
+    corners = [(*p.get_xy(), p.get_width(), p.get_height()) for p in patches]
+    return np.array([(x, y, x + w, y + h) for x, y, w, h in corners])
+
+
+def covers(ax, boxes):
+    (x1, x2), (y1, y2) = sorted(ax.get_xlim()), sorted(ax.get_ylim())
+    low, high = np.array([x1, y1]), np.array([x2, y2])
+    return bool((boxes[:, :2] >= low).all() and (boxes[:, 2:] <= high).all())
+
+
+@pytest.mark.parametrize("count", [1, 9, 20])
+def test_templates_are_drawn_around_the_origin(count):
+    half = np.random.RandomState(0).uniform(1, 300, (count, 2))
+    boxes, names = np.hstack([-half, half]), [f"template {i}" for i in range(count)]
+    figure = base_anchors_figure(boxes, names)
+    figure.canvas.draw()
+    (ax,) = figure.axes
+    np.testing.assert_allclose(extents(ax.patches), boxes)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == names
+    assert len({p.get_edgecolor() for p in ax.patches}) == count
+    assert covers(ax, boxes) and ax.yaxis.get_inverted() and ax.get_aspect() == 1
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("rows, columns", [(14, 14), (3, 5), (4, 2), (1, 1)])
+def test_anchors_are_drawn_on_the_image(rows, columns):
+    half = np.array([[20.0, 10], [15, 15], [3, 40]])
+    base = np.hstack([-half, half])  # (3, 4)
+    y, x = np.meshgrid(8 * np.arange(rows) + 4, 8 * np.arange(columns) + 4, indexing="ij")
+    anchors = np.stack([x, y, x, y], axis=-1)[:, :, None] + base  # (rows, columns, 3, 4)
+    image = torch.zeros(3, 8 * rows, 8 * columns, dtype=torch.uint8)
+    figure = anchors_on_image_figure(image, anchors, which=2)
+    figure.canvas.draw()
+    left, right = figure.axes
+    np.testing.assert_allclose(extents(left.patches), anchors[rows // 2, columns // 2])
+    np.testing.assert_allclose(extents(right.patches), anchors[::2, ::2, 2].reshape(-1, 4))
+    dots = np.column_stack(right.lines[0].get_data())
+    np.testing.assert_allclose(dots, np.stack([x, y], axis=-1).reshape(-1, 2))
+    whole = np.array([[0, 0, 8 * columns, 8 * rows]])
+    for ax in (left, right):
+        assert covers(ax, whole) and covers(ax, extents(ax.patches)) and ax.yaxis.get_inverted()
+    plt.close(figure)

@@ -1077,7 +1077,7 @@ def apart(boxes):
     return (reference.box_iou(boxes, boxes).fill_diagonal_(0) == 0).all()
 
 
-@pytest.mark.parametrize("size", [100, 224])
+@pytest.mark.parametrize("size", [160, 224])
 def test_rectangles_have_tight_boxes(nb, size):
     images, targets = nb.create_synthetic_dataset(30, size, seed=1)
     assert images.shape == (30, 3, size, size) and images.dtype == torch.uint8
