@@ -1,0 +1,58 @@
+"""What the tests of several notebooks share."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from helpers.notebooks import load
+
+# Boxes xyxy on an image 320 wide and 128 high that a pooling layer must survive.
+NASTY_BOXES = {
+    "outside": [300.0, 300, 400, 500],
+    "outside, above and left": [-90.0, -90, -40, -30],
+    "half outside": [-30.0, 100, 40, 400],
+    "around the image": [-100.0, -100, 500, 400],
+    "the image": [0.0, 0, 320, 128],
+    "no area": [64.0, 64, 64, 64],
+    "no width": [64.0, 16, 64, 100],
+    "one pixel": [17.0, 33, 18, 34],
+    "the last pixel": [319.0, 127, 320, 128],
+    "one cell": [16.0, 16, 31, 31],
+    "a fraction of a cell": [64.3, 16.2, 70.1, 19.9],
+}
+NOT_IN_THE_IMAGE = {"outside", "outside, above and left"}  # pooled, they must give zeros
+
+
+@contextmanager
+def notebook_code(name: str, **variables: Any) -> Iterator[Any]:
+    """The definitions of a notebook, with `variables` set, on one thread.
+
+    On tensors as small as those of the tests, more threads only wait for one another.
+    """
+    module = load(name)
+    for variable, value in variables.items():
+        setattr(module, variable, value)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield module
+    torch.set_num_threads(threads)
+
+
+def random_boxes(count: int, seed: int = 0, size: float = 60.0) -> torch.Tensor:
+    """Boxes (count, 4) xyxy with sides of 1 pixel or more."""
+    generator = torch.Generator().manual_seed(seed)
+    boxes = torch.rand(count, 4, generator=generator) * size
+    boxes[:, 2:] += boxes[:, :2] + 1
+    return boxes
+
+
+def check_stubs_and_solutions(notebook: Any, checks: dict[str, str]) -> None:
+    """Each function to write is still to do, and its solution right; {exercise: its check}."""
+    for exercise, check in checks.items():
+        verdict = getattr(notebook, check)
+        for answer in (None, ...):
+            assert "still to do" in verdict(lambda *_, answer=answer: answer)
+        assert "still to do" in verdict(getattr(notebook, exercise))
+        assert verdict(getattr(notebook, f"{exercise}_solution")).startswith("✓")
