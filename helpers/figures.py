@@ -131,3 +131,124 @@ def anchors_on_image_figure(image: Tensor, anchors: np.ndarray, which: int) -> F
         ax.set_xlim(min(boxes[:, 0].min(), 0) - 5, max(boxes[:, 2].max(), width) + 5)
         ax.set_ylim(max(boxes[:, 3].max(), height) + 5, min(boxes[:, 1].min(), 0) - 5)
     return figure
+
+
+def fpn_figure(
+    channels: Sequence[int], sizes: Sequence[int], width: int, c5_on_top: bool = False
+) -> Figure:
+    """Backbone, lateral convolutions, top-down path, 3 x 3 convolutions, pyramid and heads.
+
+    channels, sizes: of C3, C4 and C5; width: channels of the pyramid.
+    """
+    figure, ax = plt.subplots(figsize=(14, 7.6), layout="constrained")
+    columns = {"C": 1.5, "lat": 4.2, "sum": 6.7, "conv": 9.2, "P": 11.6, "head": 14.2}
+    rows = (0, 2.6, 5.2) if c5_on_top else (5.2, 2.6, 0)
+    titles = ("backbone", "1 × 1", "top-down", "3 × 3", "pyramid", "heads")
+    for x, title in zip(columns.values(), titles):
+        ax.text(x, 6.9, title, ha="center", va="center", fontsize=17, weight="bold")
+    for i, (c, size, y) in enumerate(zip(channels, sizes, rows)):
+        level, scale = i + 3, (2.5, 2.2, 1.9)[i]
+        text = f"C{level}\n{c} channels\n{size} × {size}, stride {2**level}"
+        _box(
+            ax, columns["C"], y, scale, 0.65 * scale, text, (COLOURS[5], COLOURS[2], COLOURS[3])[i]
+        )
+        _box(ax, columns["lat"], y, 0.9, 0.8, "1 × 1", "#F0E442")
+        _box(ax, columns["sum"], y, 1.5, 0.9, f"lat_{level}" if i == 2 else "sum", "#B9A3D9")
+        _box(ax, columns["conv"], y, 1.0, 0.8, "3 × 3", "#BBBBBB")
+        _box(ax, columns["P"], y, 2.0, 1.1, f"P{level}\n{width} channels", COLOURS[4])
+        _box(ax, columns["head"], y, 1.7, 0.9, "detection\nhead", "white")
+        stops = [(1.5, scale), (4.2, 0.9), (6.7, 1.5), (9.2, 1.0), (11.6, 2.0), (14.2, 1.7)]
+        for (x1, w1), (x2, w2) in zip(stops, stops[1:]):
+            _arrow(ax, (x1 + w1 / 2, y), (x2 - w2 / 2, y), "black")
+    for i in (0, 1):  # from each level to the next deeper one, and back down the pyramid
+        sign = 1 if rows[i + 1] > rows[i] else -1
+        deeper, finer = 0.325 * (2.2, 1.9)[i], 0.325 * (2.5, 2.2)[i]
+        _arrow(ax, (1.5, rows[i] + sign * finer), (1.5, rows[i + 1] - sign * deeper), "black")
+        up = (6.7, rows[i + 1] - sign * 0.45), (6.7, rows[i] + sign * 0.45)
+        _arrow(ax, *up, "red", "--")
+        ax.text(
+            6.85, (rows[i] + rows[i + 1]) / 2, "upsample", color="red", va="center", fontsize=15
+        )
+    good = (
+        "resolution and semantics together · many scales from one image · one width for all levels"
+    )
+    ax.text(7.9, -1.35, good, ha="center", va="center", fontsize=16, style="italic")
+    ax.set(xlim=(0, 15.3), ylim=(-1.8, 7.3))
+    ax.axis("off")
+    return figure
+
+
+def _box(ax: Axes, x: float, y: float, w: float, h: float, text: str, colour: str) -> None:
+    ax.add_patch(plt.Rectangle((x - w / 2, y - h / 2), w, h, fc=colour, ec="black", lw=1.5))
+    size = 13 if "stride" in text else 14
+    ax.text(x, y, text, ha="center", va="center", fontsize=size, color="black")
+
+
+def _arrow(
+    ax: Axes, start: tuple[float, float], end: tuple[float, float], colour: str, style: str = "-"
+) -> None:
+    look = {
+        "arrowstyle": "-|>",
+        "color": colour,
+        "lw": 2.2,
+        "ls": style,
+        "shrinkA": 0,
+        "shrinkB": 0,
+    }
+    ax.annotate("", end, start, arrowprops=look)
+
+
+def focal_loss_figure(
+    p: np.ndarray,
+    losses: dict[float, np.ndarray],
+    factors: dict[float, float],
+    crowd: dict[str, tuple[float, float]],
+) -> Figure:
+    """Three panels: loss against p by gamma, the factor at p = 0.9, who contributes how much.
+
+    losses: {gamma: loss at each p}; factors: {gamma: factor}; crowd: {"CE" and "FL": summed loss
+    of the easy negatives and of the hard positives}.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(16.5, 5.2), layout="constrained")
+    ax = axes[0]
+    for i, (gamma, loss) in enumerate(losses.items()):
+        name = "cross-entropy (γ = 0)" if gamma == 0 else f"γ = {gamma:g}"
+        ax.plot(p, loss, ls=("-", "--", "-.", ":", (0, (5, 1, 1, 1)))[i % 5], label=name)
+    ax.axvspan(0.8, 1, color=COLOURS[5], alpha=0.25)
+    ax.axvspan(0, 0.5, color=COLOURS[4], alpha=0.2)
+    ax.text(0.9, 2.2, "easy", ha="center", fontsize=15)
+    ax.text(0.32, 4.6, "hard", ha="center", fontsize=15)
+    ax.set(ylim=(0, 5), xlim=(0, 1), xlabel="probability of the truth, $p_t$", ylabel="loss")
+    ax.legend(fontsize=12)
+    axes[1].plot(list(factors), list(factors.values()))
+    axes[1].plot(2, factors[2.0], "o", ms=10)
+    axes[1].annotate(f"γ = 2 leaves {factors[2.0]:.0%}", (2, factors[2.0]), (2.2, 0.1), fontsize=15)
+    axes[1].set(yscale="log", xlabel="γ", ylabel="$(1 - p_t)^γ$ at $p_t$ = 0.9")
+    _crowd_bars(axes[2], crowd)
+    return figure
+
+
+def crowd_figure(crowd: dict[str, tuple[float, float]]) -> Figure:
+    """The third panel of `focal_loss_figure` alone."""
+    figure, ax = plt.subplots(figsize=(8, 4.6), layout="constrained")
+    _crowd_bars(ax, crowd)
+    return figure
+
+
+def _crowd_bars(ax: Axes, crowd: dict[str, tuple[float, float]]) -> None:
+    verdicts = {
+        "CE": ("CE: Easy negatives\ndominate training!", "CE: Hard examples lead"),
+        "FL": ("FL: Easy negatives still lead", "FL: Hard examples get\nmore focus!"),
+    }
+    groups = (("easy negatives", COLOURS[5], ""), ("hard positives", COLOURS[4], "//"))
+    for x, (name, values) in enumerate(crowd.items()):
+        for k, (value, (label, colour, hatch)) in enumerate(zip(values, groups)):
+            at = x + 0.4 * k - 0.2
+            look = {"color": colour, "hatch": hatch, "edgecolor": "black"}
+            ax.bar(at, value, 0.38, label=label if x == 0 else None, **look)
+            ax.text(at, value * 1.1, f"{value:,.1f}", ha="center", fontsize=14)
+        top = 6 * max(max(v) for v in crowd.values()) if name == "CE" else 4 * max(values)
+        ax.text(x, top, verdicts[name][values[1] > values[0]], ha="center", fontsize=13)
+    ax.set_xticks(range(len(crowd)), ["cross-entropy", "focal loss"])
+    ax.set(yscale="log", ylabel="summed loss", ylim=(1, 60 * max(max(v) for v in crowd.values())))
+    ax.legend(fontsize=12, loc="upper right")

@@ -1,0 +1,76 @@
+"""What is asked of every detector: its input, its detections on a data set, its milliseconds."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from helpers.augmentation import flip_and_recolour
+from helpers.shapes import ShapesDataset
+from helpers.training import batches, progress
+
+Detect = Callable[[Tensor], list[dict[str, Tensor]]]  # (B, 3, H, W) -> one dictionary per image
+
+
+def to_input(images: Tensor, device: torch.device) -> Tensor:
+    """uint8 images (B, 3, H, W) as floats with mean about 0 and spread about 1, on `device`.
+
+    Raises:
+        ValueError: images of another type or shape.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(
+            f"images must be uint8 (B, 3, H, W), got {images.dtype} {tuple(images.shape)}"
+        )
+    centred = (images.to(device).float() / 255 - 0.5) / 0.25
+    return centred.contiguous(memory_format=torch.channels_last)
+
+
+def augmented_batches(
+    dataset: ShapesDataset, steps: int, seed: int, device: torch.device, batch_size: int = 16
+) -> Iterator[tuple[Tensor, list[Tensor], list[Tensor]]]:
+    """Yield `steps` batches, mirrored and recoloured: input (B, 3, H, W), boxes and labels.
+
+    Boxes (M, 4) xyxy and labels (M,) are lists with one tensor per image, on `device`.
+    """
+    indices = batches(len(dataset), batch_size, steps, seed)
+    for index in progress(indices, "training", steps):
+        targets = [dataset.targets[i] for i in index.tolist()]
+        images, boxes = flip_and_recolour(dataset.images[index], [t["boxes"] for t in targets])
+        labels = [t["labels"].to(device) for t in targets]
+        yield to_input(images, device), [b.to(device) for b in boxes], labels
+
+
+@torch.no_grad()
+def detect_all(
+    detect: Detect, images: Tensor, device: torch.device, batch_size: int = 50
+) -> list[dict[str, Tensor]]:
+    """Detections, on the CPU, for all uint8 images (N, 3, H, W)."""
+    found = [d for part in images.split(batch_size) for d in detect(to_input(part, device))]
+    return [{name: value.cpu() for name, value in detection.items()} for detection in found]
+
+
+def now(device: torch.device) -> float:
+    """Seconds, after `device` has finished its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+@torch.no_grad()
+def ms_per_image(detect: Detect, images: Tensor, device: torch.device, rounds: int = 2) -> float:
+    """Milliseconds per image, one at a time as a camera delivers them; the best of `rounds`.
+
+    Raises:
+        ValueError: no images, or no round.
+    """
+    if len(images) == 0 or rounds < 1:
+        raise ValueError(f"needs images and rounds >= 1, got {len(images)} images, {rounds} rounds")
+    means = []
+    for _ in range(rounds):
+        start = now(device)
+        for image in images:
+            detect(to_input(image[None], device))
+        means.append(1000 * (now(device) - start) / len(images))
+    return min(means)

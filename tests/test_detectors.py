@@ -1,0 +1,177 @@
+"""Input, batches, detections and milliseconds, with detectors that only pretend."""
+
+import pytest
+import torch
+
+from helpers import detectors
+from helpers.detectors import augmented_batches, detect_all, ms_per_image, now, to_input
+from helpers.shapes import ShapesDataset
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def quiet_and_the_same_numbers(monkeypatch):
+    monkeypatch.setenv("LECTURE_QUIET", "1")
+    torch.manual_seed(0)
+
+
+def noise(count, height=6, width=8):
+    return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8)
+
+
+# ---------------------------------------------------------------- to_input
+
+
+def test_the_input_has_mean_0_and_spread_1():
+    images = torch.arange(256, dtype=torch.uint8).repeat(3, 1).view(1, 3, 16, 16)
+    before, pixels = images.clone(), to_input(images, CPU)
+    expected = (images.double() - 127.5) / 63.75
+    torch.testing.assert_close(pixels.double(), expected, atol=1e-5, rtol=0)
+    assert pixels.dtype == torch.float32 and torch.equal(images, before)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_the_input_keeps_its_shape(count):
+    pixels = to_input(noise(count), CPU)
+    assert pixels.shape == (count, 3, 6, 8)
+    assert pixels.is_contiguous(memory_format=torch.channels_last)
+
+
+BAD_IMAGES = {
+    "floats": torch.rand(1, 3, 6, 8),
+    "whole numbers of another type": torch.zeros(1, 3, 6, 8, dtype=torch.int16),
+    "no batch": noise(1)[0],
+    "grey": noise(1)[:, :1],
+    "channels last": noise(1).permute(0, 2, 3, 1),
+}
+
+
+@pytest.mark.parametrize("images", BAD_IMAGES.values(), ids=BAD_IMAGES)
+def test_bad_images_are_refused(images):
+    for use in (to_input, lambda *a: detect_all(Pretender(), *a)):
+        with pytest.raises(ValueError, match="uint8"):
+            use(images, CPU)
+
+
+# ---------------------------------------------------------------- augmented_batches
+
+
+@pytest.fixture(scope="module")
+def few_images():
+    return ShapesDataset(5, seed=3)
+
+
+def test_boxes_and_labels_stay_with_their_image(few_images):
+    before = few_images.images.clone(), [t["boxes"].clone() for t in few_images.targets]
+    bags = few_images.images.sort(dim=1).values  # (N, 3, H, W), whatever the order of colours
+    mirrored = 0
+    for images, boxes, labels in augmented_batches(few_images, 6, 0, CPU, batch_size=2):
+        assert images.shape == (2, 3, 128, 128) and len(boxes) == len(labels) == 2
+        pixels = ((images * 0.25 + 0.5) * 255).round().to(torch.uint8).sort(dim=1).values
+        for image, box, label in zip(pixels, boxes, labels):
+            same = [torch.equal(image, bag) for bag in bags]
+            flip = [torch.equal(image.flip(2), bag) for bag in bags]
+            assert sum(same) + sum(flip) == 1
+            target = few_images.targets[(same if any(same) else flip).index(True)]
+            x1, y1, x2, y2 = target["boxes"].unbind(1)
+            expected = (
+                target["boxes"] if any(same) else torch.stack([128 - x2, y1, 128 - x1, y2], 1)
+            )
+            torch.testing.assert_close(box, expected)
+            assert torch.equal(label, target["labels"]) and label.dtype == torch.int64
+            mirrored += any(flip)
+    assert 0 < mirrored < 12
+    assert torch.equal(few_images.images, before[0])  # nothing was changed in place
+    assert all(torch.equal(t["boxes"], b) for t, b in zip(few_images.targets, before[1]))
+
+
+def test_batches_repeat_with_the_seed(few_images):
+    def drawn(seed):
+        torch.manual_seed(7)
+        return torch.stack([b[0] for b in augmented_batches(few_images, 3, seed, CPU, 2)])
+
+    assert torch.equal(drawn(0), drawn(0)) and not torch.equal(drawn(0), drawn(1))
+
+
+def test_there_are_as_many_batches_as_steps(few_images):
+    for steps in (0, 1, 4):
+        sizes = [len(b[0]) for b in augmented_batches(few_images, steps, 0, CPU)]
+        assert sizes == [5] * steps  # sixteen are not there
+
+
+class NoObjects:
+    images = noise(3)
+    targets = [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}] * 3
+
+    def __len__(self):
+        return 3
+
+
+def test_images_without_objects():
+    for _, boxes, labels in augmented_batches(NoObjects(), 4, 0, CPU, 2):
+        assert [b.shape for b in boxes] == [(0, 4)] * 2 and [len(n) for n in labels] == [0, 0]
+
+
+def test_no_images_are_refused():
+    with pytest.raises(ValueError):
+        next(augmented_batches(ShapesDataset(0), 1, 0, CPU))
+
+
+# ---------------------------------------------------------------- detect_all and the clock
+
+
+class Pretender:
+    """Finds in each image one box as wide as its mean, and remembers what it was shown."""
+
+    def __init__(self):
+        self.shown, self.weight = [], torch.ones(1, requires_grad=True)
+
+    def __call__(self, images):
+        self.shown.append(images)
+        assert images.dtype == torch.float32
+        means = images.mean(dim=(1, 2, 3)) * self.weight
+        return [{"boxes": m.view(1, 1).expand(1, 4), "scores": m.view(1)} for m in means]
+
+
+@pytest.mark.parametrize("count, sizes", [(7, [3, 3, 1]), (3, [3]), (1, [1])])
+def test_every_image_has_its_detections_in_order(count, sizes):
+    detect, images = Pretender(), noise(count)
+    found = detect_all(detect, images, CPU, batch_size=3)
+    assert [len(shown) for shown in detect.shown] == sizes
+    expected = to_input(images, CPU).mean(dim=(1, 2, 3))
+    torch.testing.assert_close(torch.cat([f["scores"] for f in found]), expected)
+    assert all(list(f) == ["boxes", "scores"] and f["boxes"].shape == (1, 4) for f in found)
+    assert not any(value.requires_grad for f in found for value in f.values())
+
+
+def test_no_images_have_no_detections():
+    assert detect_all(Pretender(), noise(0), CPU) == []
+
+
+def test_fifty_images_at_a_time():
+    detect = Pretender()
+    detect_all(detect, noise(120, 2, 2), CPU)
+    assert [len(shown) for shown in detect.shown] == [50, 50, 20]
+
+
+def test_the_clock_waits_for_a_gpu_only(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    assert now(CPU) <= now(CPU) and waited == []
+    now(torch.device("cuda"))
+    assert waited == [torch.device("cuda")]
+
+
+def test_milliseconds_are_those_of_the_best_round(monkeypatch):
+    clock = iter([0.0, 9.0, 100.0, 100.4, 200.0, 201.0])
+    monkeypatch.setattr(detectors, "now", lambda device: next(clock))
+    detect = Pretender()
+    assert ms_per_image(detect, noise(4), CPU, rounds=3) == pytest.approx(100.0)
+    assert [tuple(shown.shape) for shown in detect.shown] == [(1, 3, 6, 8)] * 12
+
+
+def test_nothing_is_recorded_for_gradients_while_the_clock_runs():
+    seen = []
+    assert ms_per_image(lambda x: seen.append(torch.is_grad_enabled()), noise(2), CPU) >= 0
+    assert seen == [False] * 4
