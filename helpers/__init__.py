@@ -1,6 +1,7 @@
 """What the lectures use but do not teach.
 
 boxes       area, IoU, GIoU, format conversion, clipping, encoding and decoding of box deltas
+anchors     anchors on the grid of a feature map
 nms         greedy non-maximum suppression, over all boxes and per class
 proposals   selective search through OpenCV (kept in a file once done), sliding windows
 shapes      the synthetic data set, the frozen benchmark and its COCO export
@@ -9,6 +10,7 @@ features    ImageNet-pretrained feature extractors
 evaluation  official COCO average precision through pycocotools
 augmentation  random changes of training images, boxes moved along
 training    device, seeds, budgets, batches, learning-rate schedule, progress bar, history
+detectors   what every detector is asked: its input, its detections, its milliseconds
 records     run records: one row of measurements per trained model
 tables      Markdown tables: AP by run, and what the lecture and the paper say and we measured
 plotting    images with boxes, curves
