@@ -250,5 +250,7 @@ def _crowd_bars(ax: Axes, crowd: dict[str, tuple[float, float]]) -> None:
         top = 6 * max(max(v) for v in crowd.values()) if name == "CE" else 4 * max(values)
         ax.text(x, top, verdicts[name][values[1] > values[0]], ha="center", fontsize=13)
     ax.set_xticks(range(len(crowd)), ["cross-entropy", "focal loss"])
-    ax.set(yscale="log", ylabel="summed loss", ylim=(1, 60 * max(max(v) for v in crowd.values())))
+    values = [value for pair in crowd.values() for value in pair]
+    limits = (min(1, min(values) / 3), 60 * max(values))
+    ax.set(yscale="log", ylabel="summed loss", ylim=limits)
     ax.legend(fontsize=12, loc="upper right")

@@ -12,6 +12,9 @@ import torch
 from helpers.figures import (
     anchors_on_image_figure,
     base_anchors_figure,
+    crowd_figure,
+    focal_loss_figure,
+    fpn_figure,
     roi_pooling_figure,
     time_shares_figure,
 )
@@ -181,3 +184,57 @@ def test_anchors_are_drawn_on_the_image(rows, columns):
     for ax in (left, right):
         assert covers(ax, whole) and covers(ax, extents(ax.patches)) and ax.yaxis.get_inverted()
     plt.close(figure)
+
+
+@pytest.fixture
+def closed():
+    """Whatever a test opens is closed."""
+    yield
+    plt.close("all")
+
+
+def texts_of(figure):
+    return [text.get_text() for ax in figure.axes for text in ax.texts]
+
+
+@pytest.mark.parametrize("c5_on_top", [False, True])
+def test_the_pyramid_has_its_numbers_and_its_arrows_go_from_coarse_to_fine(closed, c5_on_top):
+    figure = fpn_figure((48, 64, 96), (16, 8, 4), 32, c5_on_top)
+    figure.canvas.draw()
+    words = texts_of(figure)
+    for level, channels, size in ((3, 48, 16), (4, 64, 8), (5, 96, 4)):
+        box = f"C{level}\n{channels} channels\n{size} × {size}, stride {2**level}"
+        assert box in words and f"P{level}\n32 channels" in words
+    assert words.count("upsample") == 2
+    arrows = [t for t in figure.axes[0].texts if getattr(t, "arrow_patch", None)]
+    red = [a for a in arrows if a.arrow_patch.get_linestyle() == "--"]
+    rises = [a.xy[1] > a.xyann[1] for a in red]  # from the deeper level to the finer one
+    assert rises == [not c5_on_top] * 2
+
+
+def test_the_verdicts_follow_the_sums(closed):
+    def words(easy, hard):
+        return " ".join(texts_of(crowd_figure({"CE": (100.0, 1.0), "FL": (easy, hard)})))
+
+    assert "Easy negatives\ndominate training!" in words(2.0, 4.0)
+    assert "FL: Hard examples get\nmore focus!" in words(2.0, 4.0)
+    assert "FL: Easy negatives still lead" in words(4.0, 2.0)
+
+
+def test_tiny_sums_stay_on_the_axis(closed):
+    (ax,) = crowd_figure({"CE": (100.0, 1.0), "FL": (1e-5, 1e-3)}).axes
+    low, high = ax.get_ylim()
+    assert low < 1e-5 and high > 100
+
+
+def test_the_focal_panels_show_what_they_are_given(closed):
+    p = np.linspace(0.1, 0.9, 5)
+    losses = {gamma: (1 - p) ** gamma for gamma in (0, 2.0)}
+    factors = {0.0: 1.0, 2.0: 0.01, 5.0: 1e-5}
+    figure = focal_loss_figure(p, losses, factors, {"CE": (4.0, 2.0), "FL": (1.0, 2.0)})
+    figure.canvas.draw()
+    left, middle, right = figure.axes
+    assert [line.get_label() for line in left.lines] == ["cross-entropy (γ = 0)", "γ = 2"]
+    np.testing.assert_allclose(middle.lines[0].get_ydata(), list(factors.values()))
+    assert "γ = 2 leaves 1%" in texts_of(figure)
+    assert [bar.get_height() for bar in right.patches] == [4.0, 2.0, 1.0, 2.0]
