@@ -92,7 +92,7 @@ class History:
 
     def __init__(self) -> None:
         self._columns: dict[str, list[float]] = {}
-        self._start = time.perf_counter()
+        self._start = self._last = time.perf_counter()
 
     def add(self, **values: float | Tensor) -> None:
         """Append one value to each named column.
@@ -108,6 +108,7 @@ class History:
                     f"{name} is {number} at step {len(column)}: training has diverged"
                 )
             column.append(number)
+        self._last = time.perf_counter()
 
     def __getitem__(self, name: str) -> list[float]:
         return self._columns[name]
@@ -118,5 +119,5 @@ class History:
 
     @property
     def seconds(self) -> float:
-        """Seconds since the history was made."""
-        return time.perf_counter() - self._start
+        """Seconds from making the history to its last step; what came after does not count."""
+        return self._last - self._start

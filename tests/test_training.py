@@ -171,15 +171,16 @@ def test_the_progress_bar_writes_text_to_stdout(monkeypatch, capsys):
 
 
 def test_history_collects_columns(monkeypatch):
-    now = iter([10.0, 12.5])
+    now = iter([10.0, 12.5, 13.0, 99.0])
     monkeypatch.setattr(training.time, "perf_counter", lambda: next(now))
     history = History()
+    assert history.seconds == 0.0
     history.add(loss=2, box=torch.tensor(0.5))
     history.add(loss=torch.tensor([1.5]))
     assert history["loss"] == [2.0, 1.5] and history["box"] == [0.5]
     assert history.columns() == {"loss": [2.0, 1.5], "box": [0.5]}
     assert all(type(value) is float for value in history["loss"] + history["box"])
-    assert history.seconds == 2.5
+    assert history.seconds == 3.0  # to the last step: the clock is not asked again
 
 
 @pytest.mark.filterwarnings("error")
