@@ -48,6 +48,25 @@ def random_boxes(count: int, seed: int = 0, size: float = 60.0) -> torch.Tensor:
     return boxes
 
 
+def objects_of(
+    *counts: int, size: float = 64.0, smallest: float = 10.0
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """For each image that many boxes that lie in it, and labels 0, 1, 2, 0, ..."""
+    boxes = []
+    for seed, count in enumerate(counts):
+        generator = torch.Generator().manual_seed(seed)
+        side = smallest + torch.rand(count, 2, generator=generator) * (size - smallest - 2)
+        corner = torch.rand(count, 2, generator=generator) * (size - side)
+        boxes.append(torch.cat([corner, corner + side], dim=1))
+    return boxes, [torch.arange(count) % 3 for count in counts]
+
+
+def finite_gradients(model: torch.nn.Module) -> bool:
+    """Some parameter has a gradient, and none has one that is not finite."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return len(gradients) > 0 and all(bool(g.isfinite().all()) for g in gradients)
+
+
 def check_stubs_and_solutions(notebook: Any, checks: dict[str, str]) -> None:
     """Each function to write is still to do, and its solution right; {exercise: its check}."""
     for exercise, check in checks.items():

@@ -19,6 +19,7 @@ from shared import (
     NASTY_BOXES,
     NOT_IN_THE_IMAGE,
     check_stubs_and_solutions,
+    finite_gradients,
     notebook_code,
     random_boxes,
 )
@@ -69,11 +70,6 @@ def objects_inside(count, seed=0, size=64.0):
     side = 1 + torch.rand(count, 2, generator=generator) * (size - 2)
     corner = torch.rand(count, 2, generator=generator) * (size - side)
     return torch.cat([corner, corner + side], dim=1)
-
-
-def finite_gradients(model):
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    return len(gradients) > 0 and all(g.isfinite().all() for g in gradients)
 
 
 # ---------------------------------------------------------------- anchors, by loops

@@ -13,7 +13,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from shared import NASTY_BOXES, check_stubs_and_solutions, notebook_code, random_boxes
+from shared import (
+    NASTY_BOXES,
+    check_stubs_and_solutions,
+    finite_gradients,
+    notebook_code,
+    objects_of,
+    random_boxes,
+)
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.models.detection._utils import Matcher
@@ -47,22 +54,6 @@ TINY = {"channels": (8, 8, 16, 16), "width": 8}
 def tiny_model(nb, **options):
     """The complete detector of three classes with few channels."""
     return nb.RetinaNet(3, **TINY | options)
-
-
-def objects_of(*counts, size=64.0):
-    """For each image that many boxes that lie in it, and labels 0, 1, 2, 0, ..."""
-    boxes = []
-    for seed, count in enumerate(counts):
-        g = torch.Generator().manual_seed(seed)
-        side = 6 + torch.rand(count, 2, generator=g) * (size - 8)
-        corner = torch.rand(count, 2, generator=g) * (size - side)
-        boxes.append(torch.cat([corner, corner + side], dim=1))
-    return boxes, [torch.arange(n) % 3 for n in counts]
-
-
-def finite_gradients(model):
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    return len(gradients) > 0 and all(g.isfinite().all() for g in gradients)
 
 
 def convolutions(module):

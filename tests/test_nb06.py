@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from shared import NASTY_BOXES, check_stubs_and_solutions, notebook_code, random_boxes
+from shared import NASTY_BOXES, check_stubs_and_solutions, notebook_code, objects_of, random_boxes
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.models.detection._utils import Matcher, SSDMatcher
@@ -50,17 +50,6 @@ MODELS = pytest.mark.parametrize("make", [tiny_ssd, tiny_retina])
 CASES = [("MultiBoxLoss", tiny_ssd), ("RetinaLoss", tiny_retina)]
 TRAINED = [("train_ssd", "SSD"), ("train_retinanet", "RetinaNetOnShapes")]
 LOSSES = pytest.mark.parametrize("name, make", CASES)
-
-
-def objects_of(*counts, size=64.0):
-    """For each image that many boxes that lie in it, and labels 0, 1, 2, 0, ..."""
-    boxes = []
-    for seed, count in enumerate(counts):
-        g = torch.Generator().manual_seed(seed)
-        side = 10 + torch.rand(count, 2, generator=g) * (size - 12)
-        corner = torch.rand(count, 2, generator=g) * (size - side)
-        boxes.append(torch.cat([corner, corner + side], dim=1))
-    return boxes, [torch.arange(n) % 3 for n in counts]
 
 
 def small_defaults(nb):
