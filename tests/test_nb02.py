@@ -43,11 +43,6 @@ def nb():
         yield module
 
 
-@pytest.fixture(autouse=True)
-def same_numbers_whatever_ran_before():
-    torch.manual_seed(0)
-
-
 def tiny_model(nb, **options):
     """A Fast R-CNN of three classes with 8 channels and 16 units."""
     slim = {"channels": 8, "hidden_dim": 16, "dropout": 0.0, "he_init": True}

@@ -31,7 +31,6 @@ from torchvision.ops import roi_align, roi_pool
 
 from helpers import boxes as reference
 from helpers import nms as nms_reference
-from helpers.shapes import ShapesDataset
 
 NO_BOXES = torch.zeros(0, 4)
 NO_LABELS = torch.zeros(0, dtype=torch.long)
@@ -44,11 +43,6 @@ TWO_SQUARES = torch.tensor([[8.0, 8, 40, 40], [36, 20, 60, 44]])
 def nb():
     with notebook_code("03_faster_rcnn", SEED=0, K=3, DEVICE=torch.device("cpu")) as module:
         yield module
-
-
-@pytest.fixture(autouse=True)
-def same_numbers_whatever_ran_before():
-    torch.manual_seed(0)
 
 
 def tiny_parts(nb, **options):
@@ -1242,11 +1236,6 @@ def test_the_slim_network_has_stride_8(nb):
     own = nb.slim_parts(np.array(OWN))
     assert own["anchor_generator"].base_anchors.tolist() == OWN
     assert nb.FasterRCNN(**own).rpn.cls_logits.out_channels == 2
-
-
-@pytest.fixture(scope="module")
-def few_images():
-    return ShapesDataset(4, seed=3)
 
 
 @pytest.fixture

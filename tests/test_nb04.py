@@ -30,7 +30,6 @@ from helpers import boxes as reference
 from helpers import nms as nms_reference
 from helpers.anchors import grid_anchors
 from helpers.detectors import to_input
-from helpers.shapes import ShapesDataset
 
 NO_BOXES, NO_LABELS = torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
@@ -41,11 +40,6 @@ SEEDS = st.integers(0, 10**6)
 def nb():
     with notebook_code("04_fpn_retinanet", SEED=0, K=3, DEVICE=torch.device("cpu")) as module:
         yield module
-
-
-@pytest.fixture(autouse=True)
-def same_numbers_whatever_ran_before():
-    torch.manual_seed(0)
 
 
 TINY = {"channels": (8, 8, 16, 16), "width": 8}
@@ -734,11 +728,6 @@ def test_mining_more_than_there_are_takes_all(nb):
 
 
 # ---------------------------------------------------------------- training and evaluation
-
-
-@pytest.fixture(scope="module")
-def few_images():
-    return ShapesDataset(4, seed=3)
 
 
 @pytest.fixture

@@ -35,13 +35,6 @@ def nb():
         yield module
 
 
-@pytest.fixture(autouse=True)
-def same_numbers_whatever_ran_before():
-    torch.manual_seed(0)
-    yield
-    plt.close("all")
-
-
 def tiny_yolo(nb, **options):
     return nb.YOLODetector(**{"backbone": nb.SimpleBackbone((4, 4, 8, 8)), "head": 8} | options)
 

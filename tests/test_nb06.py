@@ -33,11 +33,6 @@ def nb():
         yield module
 
 
-@pytest.fixture(autouse=True)
-def same_numbers_whatever_ran_before():
-    torch.manual_seed(0)
-
-
 def tiny_ssd(nb):
     return nb.SSD(3, **TINY)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from shared import NASTY_BOXES, check_stubs_and_solutions, notebook_code, random_boxes
+from shared import NASTY_BOXES, check_stubs_and_solutions, notebook_code, objects_of, random_boxes
 from torch import nn, tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
@@ -32,25 +32,12 @@ def nb():
         yield module
 
 
-@pytest.fixture(autouse=True)
-def same_numbers_whatever_ran_before():
-    torch.manual_seed(0)
-    yield
-    plt.close("all")
-
-
 @pytest.fixture
-def few_images(nb, monkeypatch):
-    images = ShapesDataset(4, seed=3)
+def few_images(few_images, nb, monkeypatch):
+    """The images, as the notebook's benchmark."""
     for name in ("train_set", "test_set"):
-        monkeypatch.setattr(nb, name, images, raising=False)
-    return images
-
-
-def objects_of(*counts):
-    """For each image that many boxes, on quarters of a pixel, and labels 2, 1, 0, 2, ..."""
-    boxes = [random_boxes(n, n).mul(4).round().div(4) for n in counts]
-    return boxes, [2 - torch.arange(n) % 3 for n in counts]
+        monkeypatch.setattr(nb, name, few_images, raising=False)
+    return few_images
 
 
 def around(ltrb):

@@ -22,7 +22,6 @@ from helpers import boxes as reference
 from helpers import nms as nms_reference
 from helpers.detectors import to_input
 from helpers.notebooks import read
-from helpers.shapes import ShapesDataset
 
 SEEDS = st.integers(0, 10**6)
 TINY = {"channels": (8, 8, 8, 8), "dim": 16, "heads": 2, "hidden": 24, "depths": (1, 2)}
@@ -44,22 +43,14 @@ def nb():
         yield module
 
 
-@pytest.fixture(autouse=True)
-def same_numbers_whatever_ran_before():
-    torch.manual_seed(0)
-    yield
-    plt.close("all")
-
-
 @pytest.fixture
-def tiny(nb, monkeypatch):
+def tiny(nb, few_images, monkeypatch):
     """Few images and a tiny network for all that trains and evaluates; gives the images."""
-    images = ShapesDataset(4, seed=3)
-    for name, value in {"SLIM": TINY, "train_set": images, "test_set": images}.items():
+    for name, value in {"SLIM": TINY, "train_set": few_images, "test_set": few_images}.items():
         monkeypatch.setattr(nb, name, value, raising=False)
     for name in ("runs", "models", "watches"):
         monkeypatch.setattr(nb, name, {}, raising=False)
-    return images
+    return few_images
 
 
 def giou_of(a, b):
