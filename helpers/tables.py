@@ -1,9 +1,11 @@
 """Tables that read the same in JupyterLab, on GitHub and on paper: Markdown."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from IPython.display import Markdown
 
+_CLAIMS_HEADER = ("The lecture says", "The paper says", "We measured")
 _AP_COLUMNS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 
 
@@ -35,4 +37,26 @@ def ap_table(runs: Mapping[str, Mapping[str, float]], first: str = "") -> Markdo
 
 def claims_table(rows: Sequence[tuple[str, str, str]]) -> Markdown:
     """The table that closes every lecture: what it says, what the paper says, what was measured."""
-    return markdown_table(("The lecture says", "The paper says", "We measured"), rows)
+    return markdown_table(_CLAIMS_HEADER, rows)
+
+
+def gathered_claims(notebook: Path) -> list[tuple[str, str, str]]:
+    """The rows of the claims tables in the outputs that a notebook was committed with.
+
+    Raises ValueError if the file is no notebook.
+    """
+    from helpers.notebooks import read
+
+    rows = []
+    for cell in read(notebook).get("cells", []):
+        for output in cell.get("outputs", []):
+            lines = str(output.get("data", {}).get("text/markdown", "")).splitlines()
+            if lines and tuple(_cells(lines[0])) == _CLAIMS_HEADER:
+                rows += [tuple(_cells(line)) for line in lines[2:]]
+    return rows
+
+
+def _cells(line: str) -> list[str]:
+    """The cells of one line that `markdown_table` wrote."""
+    inner = line.strip().removeprefix("| ").removesuffix(" |")
+    return [cell.replace(r"\|", "|") for cell in inner.split(" | ")]

@@ -3,10 +3,11 @@
 import math
 import re
 
+import nbformat
 import pytest
 from IPython.display import Markdown
 
-from helpers.tables import ap_table, claims_table, markdown_table
+from helpers.tables import ap_table, claims_table, gathered_claims, markdown_table
 
 AP = {
     "AP": 0.12349,
@@ -71,3 +72,21 @@ def test_claims_table_has_three_columns():
     assert table[2] == ["|w| = 1", "–", "0.3"]
     with pytest.raises(ValueError, match="row 0 must have 3 cells, got 2"):
         claims_table([("only", "two")])
+
+
+def test_claims_are_gathered_from_a_notebooks_outputs(tmp_path):
+    rows = [("a | b", "–", "1 \\ 2"), ("", "$x$", "two\nlines")]
+    texts = [claims_table(rows).data, markdown_table(("x", "y"), [(1, 2)]).data]
+    outputs = [
+        nbformat.v4.new_output("display_data", {"text/markdown": text, "text/plain": "<Markdown>"})
+        for text in texts
+    ]
+    cell = nbformat.v4.new_code_cell("claims_table(claims)", outputs=outputs)
+    notebook = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_markdown_cell("| x | y |")])
+    path = tmp_path / "01_toy.ipynb"
+    nbformat.write(notebook, path)
+    expected = [("a | b", "–", "1 \\ 2"), ("", "$x$", "two lines")]
+    assert gathered_claims(path) == expected
+    path.write_text("no JSON")
+    with pytest.raises(ValueError, match="no notebook|not a notebook"):
+        gathered_claims(path)
