@@ -12,6 +12,7 @@ augmentation  random changes of training images, boxes moved along
 training    device, seeds, budgets, batches, learning-rate schedule, progress bar, history
 detectors   what every detector is asked: its input, its detections, its milliseconds
 records     run records: one row of measurements per trained model
+exercises   what the checks of the exercises share
 tables      Markdown tables: AP by run, and what the lecture and the paper say and we measured
 plotting    images with boxes, curves
 figures     the diagrams that the lecture text names and that take many lines to draw

@@ -87,8 +87,9 @@ def _tag_problems(name: str, cell: NotebookNode) -> Iterator[str]:
         return
     if "nbval-check-output" in tags and not cell.outputs:
         yield f"{name} has the tag nbval-check-output but no output to compare"
-    if "solution" in tags and not cell.metadata.get("jupyter", {}).get("source_hidden"):
-        yield f"{name} is a solution and must be folded (metadata jupyter.source_hidden)"
+    for tag in ("check", "solution"):
+        if tag in tags and not cell.metadata.get("jupyter", {}).get("source_hidden"):
+            yield f"{name} is a {tag} and must be folded (metadata jupyter.source_hidden)"
 
 
 def _code_problems(name: str, cell: NotebookNode) -> Iterator[str]:

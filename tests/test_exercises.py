@@ -1,11 +1,14 @@
 """What the exercises of every notebook have in common; what a check says is in test_nbNN.py."""
 
 import ast
+import math
 import re
 
 import pytest
+import torch
 
 from helpers import notebooks as tool
+from helpers.exercises import patient
 from helpers.hygiene import text_of
 from helpers.notebooks import ROOT
 
@@ -83,3 +86,59 @@ def test_every_check_is_fed_with_typical_mistakes(name):
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ANSWERS":
             fed |= {f"check_{key.value}" for key in node.value.keys}
     assert {check for _, stub, _ in exercises(name) for check in called_check(stub)} <= fed
+
+
+def test_patient_tells_what_the_answer_ends_in():
+    @patient
+    def check_sign(sign) -> str:
+        """Diagnose a function."""
+        return "✓" if sign(-2) == -1 else "✗ minus"
+
+    assert check_sign(lambda x: -1) == "✓" and check_sign(lambda x: 1) == "✗ minus"
+    assert check_sign.__name__ == "check_sign" and check_sign.__doc__ == "Diagnose a function."
+    where = "; call it yourself to see where"
+    ends = "✗ this answer ends in "
+    assert check_sign(lambda x: [][x]) == f"{ends}IndexError: list index out of range{where}"
+    assert check_sign(3) == f"{ends}TypeError: 'int' object is not callable"
+
+
+NONSENSE = ["text", [], {}, object(), -1, math.nan, math.inf, True, (1, 2), (None, 1), ([1], 2)]
+NONSENSE += [torch.zeros(2, 3)]
+
+
+def raising(*_):
+    return [][7]
+
+
+def module_of(function):
+    """A network without parameters, which calls `function`."""
+    return type("Module", (torch.nn.Module,), {"forward": function, "__init__": init})
+
+
+def init(self, *_):
+    torch.nn.Module.__init__(self)
+
+
+def wrong_answers(stub):
+    """Nonsense of the kind that the cell with the stub asks for, and what raises IndexError."""
+    first = ast.parse(stub.source).body[0]
+    if isinstance(first, ast.Assign):
+        return [*NONSENSE, raising], []
+    functions = [lambda *_, value=value: value for value in NONSENSE]
+    if isinstance(first, ast.FunctionDef):
+        return [3, lambda: 1, *functions], [raising]
+    return [3, type("NoModule", (), {}), *map(module_of, functions)], [module_of(raising)]
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_every_check_answers_nonsense_in_a_sentence(name):
+    notebook = tool.load(name)
+    for _, stub, _ in exercises(name):
+        (called,) = called_check(stub)
+        wrong, broken = wrong_answers(stub)
+        for answer in wrong:
+            message = getattr(notebook, called)(answer)
+            assert message.startswith("✗") and "NameError" not in message, (called, answer, message)
+        for answer in broken:
+            message = getattr(notebook, called)(answer)
+            assert message.startswith("✗") and "IndexError: list index out of" in message, message
