@@ -26,6 +26,7 @@ FORBIDDEN = {
     "tqdm.auto": "in Jupyter it becomes tqdm.notebook; use helpers.training",
     "clear_output": "nbval cannot follow it; draw once, at the end",
 }
+_PICTURE_WITHOUT_ALT = re.compile(r"!\[\s*\]\(|<img\b(?![^>]*\balt=[\"'][^\"'])")
 _LINK = re.compile(r"\]\(([^)\s]+)\)|<(?:a|img)\b[^>]*?(?:href|src)=[\"']([^\"']+)", re.DOTALL)
 
 
@@ -39,6 +40,7 @@ def problems(path: Path, notebook: NotebookNode) -> Iterator[str]:
             yield from _code_problems(name, cell)
             yield from output_problems(name, cell)
     yield from _opening_problems(path, notebook)
+    yield from _contents_problems(notebook)
     yield from _setup_problems(notebook)
     yield from _heading_problems(cells)
     yield from _order_problems(cells)
@@ -85,8 +87,9 @@ def _tag_problems(name: str, cell: NotebookNode) -> Iterator[str]:
         return
     if "nbval-check-output" in tags and not cell.outputs:
         yield f"{name} has the tag nbval-check-output but no output to compare"
-    if "solution" in tags and not cell.metadata.get("jupyter", {}).get("source_hidden"):
-        yield f"{name} is a solution and must be folded (metadata jupyter.source_hidden)"
+    for tag in ("check", "solution"):
+        if tag in tags and not cell.metadata.get("jupyter", {}).get("source_hidden"):
+            yield f"{name} is a {tag} and must be folded (metadata jupyter.source_hidden)"
 
 
 def _code_problems(name: str, cell: NotebookNode) -> Iterator[str]:
@@ -124,6 +127,19 @@ def _opening_problems(path: Path, notebook: NotebookNode) -> Iterator[str]:
             yield f"no link to the neighbour {neighbour.name}"
 
 
+def _contents_problems(notebook: NotebookNode) -> Iterator[str]:
+    """The first cell must link to every section, in their order, as Jupyter names the anchors."""
+    texts = [_without_fences(text) for text in text_of(notebook)]
+    sections = [s for text in texts for s in re.findall(r"^## +(.+?) *$", text, re.MULTILINE)]
+    anchors = [re.sub(r"[`*]", "", section).replace(" ", "-") for section in sections]
+    listed = re.findall(r"\]\(#([^)\s]+)\)", texts[0]) if texts else []
+    wrong = [a for a in anchors if a not in listed] + [a for a in listed if a not in anchors]
+    if wrong:
+        yield f"the contents of the first cell and the sections differ in {', '.join(wrong)}"
+    elif listed != anchors:
+        yield "the contents of the first cell list the sections in another order, or one twice"
+
+
 def _setup_problems(notebook: NotebookNode) -> Iterator[str]:
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     if not code or code[0] != SETUP_CELL.read_text().rstrip("\n"):
@@ -157,17 +173,32 @@ def _order_problems(cells: list[tuple[str, NotebookNode]]) -> Iterator[str]:
             yield f"{name} is a solution but does not follow its exercise"
         outputs = cell.get("outputs", [])
         has_figure = any("image/png" in output.get("data", {}) for output in outputs)
-        described = "markdown" in (before.cell_type, after.cell_type) or cell.metadata.get("alt")
+        described = cell.metadata.get("alt") or _has_sentence(before) or _has_sentence(after)
         if has_figure and not described:
             yield f"{name} draws a figure that no text beside it describes"
+        if cell.cell_type == "markdown" and _PICTURE_WITHOUT_ALT.search(_without_code(cell.source)):
+            yield f"{name} has a picture without an alt text"
+
+
+def _has_sentence(cell: NotebookNode) -> bool:
+    """Whether `cell` says something: headings, tables and formulas describe no figure."""
+    if cell.cell_type != "markdown":
+        return False
+    lines = _without_fences(cell.source).split("\n")
+    prose = (line for line in lines if not re.match(r"\s*(#|\||\$\$)", line))
+    return any(len(line.split()) > 3 for line in prose)
 
 
 def _without_code(markdown: str) -> str:
     """`markdown` without fenced blocks and inline code, where # and ]( mean something else."""
+    return re.sub(r"`[^`\n]*`", "", _without_fences(markdown))
+
+
+def _without_fences(markdown: str) -> str:
     lines, fenced = [], False
     for line in markdown.split("\n"):
         if re.match(r"\s*(```|~~~)", line):
             fenced = not fenced
         elif not fenced:
-            lines.append(re.sub(r"`[^`]*`", "", line))
+            lines.append(line)
     return "\n".join(lines)

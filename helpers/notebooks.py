@@ -1,6 +1,6 @@
 """Load, execute, tidy and check the lecture notebooks.
 
-Command line: python -m helpers.notebooks run 05 [06 ...] | check [05 ...] | list
+Command line: python -m helpers.notebooks run 05 [06 ...] | check [05 ...] | list | student OUT
 
 A code cell is named by its number among the code cells, the one that Jupyter shows beside it.
 """
@@ -366,7 +366,12 @@ def main(arguments: list[str]) -> int:
             found = [(p.stem, s) for p in map(find, names or notebooks()) for s in check(p)]
             print("\n".join(f"{stem}: {sentence}" for stem, sentence in found) or "no problems")
             return 1 if found else 0
-    except ValueError as error:
+        if command == "student" and len(names) == 1 and names[0]:
+            from helpers.student import write_student_edition
+
+            print(f"{len(write_student_edition(names[0]))} notebooks are in {names[0]}")
+            return 0
+    except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     print(USAGE, file=sys.stderr)

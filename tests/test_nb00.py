@@ -251,6 +251,7 @@ def test_carpet_is_made_of_boxes_inside_the_image(nb):
 def test_the_stubs_are_still_to_do_and_the_solutions_right(nb):
     assert nb.check_predictions((None, None, None)).startswith("…")
     assert nb.check_predictions((..., ..., ...)).startswith("…")
+    assert nb.check_predictions((1 / 3, 1 / 7, 1 / 2)).startswith("✓")
     for name, check in (
         ("iou_xywh", nb.check_iou_xywh),
         ("ap_of_ranking", nb.check_ap),
@@ -308,6 +309,7 @@ def as_corners(a, b):
         (lambda a, b: 32 / 100, "you divided by one area"),
         (lambda a, b: iou_xywh(a, b) or math.nan, "apart in x and y is nan, but should be 0.000"),
         (lambda a, b: math.nan if a == b == [3, 3, 0, 0] else iou_xywh(a, b), "0 / 0"),
+        (lambda a, b: iou_xywh(a, b) % 1, "IoU of equal boxes is 0.000, but should be 1.000"),
         (lambda a: 1.0, "TypeError"),
     ],
 )
@@ -322,6 +324,16 @@ def test_check_iou_names_a_clamp_that_is_missing_on_one_axis(nb):
         return 0.0 if apart else iou_xywh(a, b, clamp=no_clamp)
 
     assert "clamp it at 0" in nb.check_iou_xywh(on_one_axis)
+
+
+def test_check_iou_names_a_clamp_that_is_only_in_the_union(nb):
+    def in_the_union(a, b):
+        width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+        height = max(0, min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1]))
+        union = a[2] * a[3] + b[2] * b[3] - max(0, width) * height
+        return width * height / union if union else 0.0
+
+    assert "clamp them at 0" in nb.check_iou_xywh(in_the_union)
 
 
 def precisions(hits):
@@ -347,6 +359,15 @@ def back(hits):
     return [max(precisions(hits)[: k + 1]) for k in range(len(hits))]
 
 
+def next_only(hits):
+    """An envelope that looks one step ahead, not to the end."""
+    return [max(precisions(hits)[k : k + 2]) for k in range(len(hits))]
+
+
+def mean_at_hits(hits, count):
+    return at_hits(hits, ahead(hits), sum(hits)) * sum(hits) / count if hits else 0.0
+
+
 @pytest.mark.parametrize(
     "wrong, says",
     [
@@ -361,6 +382,9 @@ def back(hits):
         (lambda h, n: sum(h) / n, "last recall"),
         (lambda h, n: sum(h) / len(h), "precision at the end"),
         (lambda h, n: at_hits(h, ahead(h), n) if h else 1.0, "AP without any detection"),
+        (mean_at_hits, "AP without any hit should be one number, but it is 'ZeroDivisionError"),
+        (lambda h, n: at_hits(h[:-1], ahead(h), n), "AP of a perfect ranking is 0.500"),
+        (lambda h, n: at_hits(h, next_only(h), n), "AP of an error before three hits is 0.722"),
     ],
 )
 def test_check_ap_names_the_mistake(nb, wrong, says):

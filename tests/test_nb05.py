@@ -564,6 +564,10 @@ READ = [  # r: row, c: column, n: cells, s: size
 RESPONSIBLE = [  # v: IoU (n, 2), has (n,)
     ("✓", lambda v, has: F.one_hot(v.argmax(1), 2).bool() & has[:, None]),
     ("✓", lambda v, has: (F.one_hot(v.argmax(1), 2) * has[:, None]).tolist()),
+    (
+        "✓ one box per object, and",
+        lambda v, has: F.one_hot((v[:, 1] >= v[:, 0]).long(), 2) * has[:, None],
+    ),
     ("a cell without an object", lambda v, has: F.one_hot(v.argmax(1), 2)),
     ("both boxes of a cell", lambda v, has: has[:, None].expand(-1, 2)),
     ("always box 0", lambda v, has: torch.stack([has, has & False], 1)),
@@ -588,4 +592,4 @@ CASES = [(check, *pair) for check, pairs in ANSWERS.items() for pair in pairs]
 @pytest.mark.parametrize("check, says, answer", CASES)
 def test_checks_name_the_mistake(nb, check, says, answer):
     message = getattr(nb, f"check_{check}")(answer)
-    assert says in message and message.startswith("✓" if says == "✓" else "✗")
+    assert says in message and message[0] == ("✓" if says[0] == "✓" else "✗")

@@ -207,7 +207,7 @@ def good(tmp_path, monkeypatch):
     setup_cell.write_text('REPOSITORY = "https://github.com/_owner_/object-detection-lectures"\n')
     monkeypatch.setattr("helpers.hygiene.SETUP_CELL", setup_cell)
     cells = [
-        new_markdown_cell(f"# Title\n[open in Colab]({BADGE})", metadata=SLIDE),
+        new_markdown_cell(f"# Title\n[open in Colab]({BADGE}) [Part](#Part)", metadata=SLIDE),
         executed(source=setup_cell.read_text().rstrip()),
         new_markdown_cell("## Part", metadata=SLIDE),
         executed(new_output("display_data", PNG), source="draw()"),
@@ -251,12 +251,23 @@ def append(*more):
         (append(executed(tags=["nbval-skip"])), "the tag 'nbval-skip'"),
         (append(executed(tags=["raises-exception"])), "the tag 'raises-exception'"),
         (append(executed(tags=["nbval-check-output"])), "no output to compare"),
-        (append(executed(tags=["exercise"]), executed(tags=["solution"])), "must be folded"),
+        (append(executed(tags=["exercise"]), executed(tags=["solution"])), "solution and must be"),
+        (append(executed(tags=["check"])), "cell [6] is a check and must be folded"),
         (append(new_markdown_cell("# Again", metadata=SLIDE)), "second heading of level 1"),
         (append(new_markdown_cell("#### Deep")), "level 4 follows one of level 2"),
         (append(new_markdown_cell("## Part")), "needs a slide type"),
         (append(new_markdown_cell("[next](02_none.ipynb)")), "02_none.ipynb leads nowhere"),
         (append(executed(), executed(new_output("display_data", PNG))), "cell [7] draws a figure"),
+        (
+            append(
+                executed(), executed(new_output("display_data", PNG)), new_markdown_cell("### A")
+            ),
+            "cell [7] draws a figure",
+        ),
+        (append(new_markdown_cell("![ ](https://x.y/z.png)")), "picture without an alt text"),
+        (append(new_markdown_cell('<img src="https://x.y/z.png">')), "picture without an alt"),
+        (append(new_markdown_cell("## More `code`", metadata=SLIDE)), "differ in More-code"),
+        (lambda cells: cells[:2] + cells[4:], "sections differ in Part"),
         (append(executed(printed("x" * 1_200_000))), "more than 1,200,000"),
         (lambda cells: [new_markdown_cell("# Title", metadata=SLIDE), *cells[1:]], "Colab badge"),
     ],
@@ -264,6 +275,21 @@ def append(*more):
 def test_check_names_the_problem(good, change, message):
     cells, check = good
     assert any(message in problem for problem in check(change(cells)))
+
+
+def test_the_contents_keep_the_order(good):
+    cells, check = good
+    last = new_markdown_cell("## Last", metadata=SLIDE)
+    cells[0].source += " [Last](#Last)"
+    assert check([*cells, last]) == []
+    cells[0].source = cells[0].source.replace("[Part](#Part) [Last](#Last)", "[](#Last) [](#Part)")
+    assert ["another order" in problem for problem in check([*cells, last])] == [True]
+
+
+def test_a_picture_with_an_alt_text_is_no_problem(good):
+    cells, check = good
+    pictures = '![a box](https://x.y/z.png) <img src="https://x.y/z.png" alt="a box"> `![](x)`'
+    assert check([*cells, new_markdown_cell(pictures)]) == []
 
 
 def test_check_sees_what_canonicalise_would_mend(good):
