@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from shared import browser_programs
 
 from helpers.shapes import ShapesDataset
 
@@ -20,3 +21,17 @@ def same_numbers_whatever_ran_before() -> Iterator[None]:
 def few_images() -> ShapesDataset:
     """Four images of the benchmark's kind, for what trains or evaluates."""
     return ShapesDataset(4, seed=3)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests in a browser where there is none, and say so."""
+    marked = [item for item in items if item.get_closest_marker("browser")]
+    if not marked:
+        return
+    try:
+        browser_programs()
+    except LookupError as reason:
+        items[:] = [item for item in items if item not in marked]
+        config.hook.pytest_deselected(items=marked)
+        terminal = config.pluginmanager.get_plugin("terminalreporter")
+        terminal.write_line(f"{len(marked)} tests in a browser are left out: {reason}")

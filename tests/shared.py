@@ -1,5 +1,7 @@
 """What the tests of several notebooks share."""
 
+import importlib.util
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -75,3 +77,18 @@ def check_stubs_and_solutions(notebook: Any, checks: dict[str, str]) -> None:
             assert "still to do" in verdict(lambda *_, answer=answer: answer)
         assert "still to do" in verdict(getattr(notebook, exercise))
         assert verdict(getattr(notebook, f"{exercise}_solution")).startswith("✓")
+
+
+def browser_programs() -> tuple[str, str]:
+    """The paths of Chromium and of its driver.
+
+    Raises LookupError naming the first of what the browser test needs and this machine lacks.
+    """
+    if importlib.util.find_spec("selenium") is None:
+        raise LookupError("the package selenium is not installed")
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    for name, path in (("chromium", browser), ("chromedriver", driver)):
+        if path is None:
+            raise LookupError(f"there is no {name} on the PATH")
+    return browser, driver
