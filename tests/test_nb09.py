@@ -424,7 +424,7 @@ WRONG = [
     ("rise", 0.75, "before"),
     ("rise", 2 / 3, "precision at the last box"),
     ("rise", 1 / 12, "that is the rise"),
-    ("rise", "high", "a number"),
+    ("rise", "high", "ends in ValueError"),
     ("rise", 0.2, "precision and recall"),
     ("front", lambda c, a: [0, 1, 2, 4], "as accurate as point 2"),
     ("front", lambda c, a: [int(a.argmax())], "whoever is cheaper"),
