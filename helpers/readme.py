@@ -6,7 +6,7 @@ Command line: python -m helpers.readme [--check]
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
 
 from helpers.records import METRICS, ROOT, read_records, write_atomic
@@ -77,7 +77,9 @@ def _markdown(groups: Sequence[Sequence[Row]], root: Path) -> str:
     lines = [markdown_table(HEADER, [_cells(rows, marks, root) for rows in groups]).data]
     lines += [f"{mark} {OWN_PROTOCOL[name]}" for name, mark in marks.items()]
     if any(len(rows) > 1 for rows in groups):
-        lines.append("Means over seeds, AP ± the sample standard deviation.")
+        lines.append(
+            "Means over seeds, AP ± the sample standard deviation; of ms / image the median."
+        )
     return "\n\n".join(lines)
 
 
@@ -97,7 +99,7 @@ def _cells(rows: Sequence[Row], marks: Mapping[str, str], root: Path) -> list[st
         *(_mean((row[name] for row in rows), 3, spread=True) for name in METRICS),
         _distinct(f"{row['parameters']:,}" for row in rows),
         _mean((row["train_seconds"] for row in rows), 0),
-        _mean((row["ms_per_image"] for row in rows), 1),
+        _median((row["ms_per_image"] for row in rows), 1),
         devices.replace("<", "&lt;"),
         str(len(rows)),
     ]
@@ -109,6 +111,12 @@ def _mean(values: Iterable[float | None], digits: int, spread: bool = False) -> 
         return "–"
     text = f"{mean(measured):,.{digits}f}"
     return f"{text} ± {stdev(measured):.{digits}f}" if spread and len(measured) > 1 else text
+
+
+def _median(values: Iterable[float | None], digits: int) -> str:
+    # A machine that was busy for a moment shows in milliseconds at once, and must not count.
+    measured = [value for value in values if value is not None]
+    return f"{median(measured):,.{digits}f}" if measured else "–"
 
 
 def _distinct(texts: Iterable[str]) -> str:
