@@ -18,6 +18,7 @@ figures     the diagrams that the lecture text names and that take many lines to
 explore     sliders for a figure
 notebooks   load, execute, tidy and check the notebooks
 hygiene     the rules that every notebook keeps
+slides      where the notebooks' slides break, and what they leave out
 setup       what a notebook's first cell does once it has found this folder
 setup_cell  that first cell itself, kept once
 readme      the table of results in the README, made from the committed records
