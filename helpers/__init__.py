@@ -21,6 +21,7 @@ explore     sliders for a figure
 notebooks   load, execute, tidy and check the notebooks
 hygiene     the rules that every notebook keeps
 student     the student edition: the course without the solutions of its exercises
+slides      where the notebooks' slides break, and what they leave out
 setup       what a notebook's first cell does once it has found this folder
 setup_cell  that first cell itself, kept once
 readme      the table of results in the README, made from the committed records
