@@ -7,10 +7,12 @@ import os
 import time
 from collections import Counter, defaultdict
 
-# Before anything imports torch: more threads than cores make small models slower, and a CI machine
-# may report cores that it does not give. Set the variables yourself to have more.
+# Before anything imports torch: more threads than cores make small models slower, two processes run
+# side by side (pyproject.toml), and a CI machine may report cores that it does not give. Set the
+# variables yourself to have more.
+_threads = max(1, min(2, (os.cpu_count() or 2) // 2))
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_variable, "2")
+    os.environ.setdefault(_variable, str(_threads))
 os.environ.setdefault("LECTURE_QUIET", "1")  # no progress bars: nobody watches
 
 import hypothesis  # noqa: E402

@@ -14,7 +14,8 @@ REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
 # Never installed from a notebook: another torch would break the machine's own CUDA set-up, and the
 # rest is Jupyter itself or serves only whoever edits the course.
 KEPT = frozenset(
-    "torch torchvision jupyterlab ipywidgets nbval pytest hypothesis selenium ruff".split(),
+    "torch torchvision jupyterlab ipywidgets nbval "
+    "pytest pytest-xdist hypothesis selenium ruff".split()
 )
 
 

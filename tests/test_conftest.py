@@ -57,7 +57,7 @@ def session(tmp_path):
 def test_a_good_session(session, tmp_path):
     threads = "import os\nassert os.environ['OMP_NUM_THREADS'] and os.environ['LECTURE_QUIET']"
     notebook(tmp_path / "notebooks" / "00_good.ipynb", threads, "x = 1", "assert x == 1")
-    result = session("notebooks", "tests")
+    result = session("notebooks", "tests", "-n0")  # in this order, and in one process that prints
     assert result.returncode == 0, result.stdout + result.stderr
     lines = result.stdout.splitlines()
     items = [line.split()[1:] for line in lines if line.startswith("item ")]

@@ -419,44 +419,47 @@ def joined(first, second, iou, classes=True, nms=True, ordered=True):
     return {key: value[keep] for key, value in both.items()}
 
 
-WRONG = [
-    ("rise", 1.0, "duplicate still counts"),
-    ("rise", 0.75, "before"),
-    ("rise", 2 / 3, "precision at the last box"),
-    ("rise", 1 / 12, "that is the rise"),
-    ("rise", "high", "ends in ValueError"),
-    ("rise", 0.2, "precision and recall"),
-    ("front", lambda c, a: [0, 1, 2, 4], "as accurate as point 2"),
-    ("front", lambda c, a: [int(a.argmax())], "whoever is cheaper"),
-    ("front", lambda c, a: [int(c.argmin())], "whoever is more accurate"),
-    ("front", lambda c, a: np.array([True, True, True, False, False]), "not a mask"),
-    ("front", lambda c, a: range(5), "less accurate"),
-    ("front", lambda c, a: [3, 4], "beaten ones"),
-    ("front", lambda c, a: [2, 3], "compare each point"),
-    ("front", lambda c, a: [], "compare each point"),
-    ("bootstrap", lambda a, b: means(a, b, same=False), "*same* drawn images"),
-    ("bootstrap", lambda a, b: means(a, b, sign=-1), "first minus second"),
-    ("bootstrap", lambda a, b: means(a, b)[::-1], "lower end comes first"),
-    ("bootstrap", lambda a, b: means(a, b, of_means=False), "single images"),
-    ("bootstrap", lambda a, b: means(a, b, repeat=False), "with repetition"),
-    ("bootstrap", lambda a, b: means(a, b).mean(), "two numbers"),
-    ("ensemble", lambda *x: joined(*x, nms=False), "NMS is missing"),
-    ("ensemble", lambda *x: joined(*x, classes=False), "class by class"),
-    ("ensemble", lambda *x: joined(*x, ordered=False), "best score first"),
-    ("ensemble", lambda a, b, iou: a, "expected the scores"),
-    ("ensemble", lambda a, b, iou: a["boxes"], "a dictionary"),
-    (
-        "ensemble",
-        lambda *x: joined(*x) | {"labels": joined(*x)["labels"].sort().values},
-        "no longer go with",
-    ),
+RISE = [
+    ("duplicate still counts", 1.0),
+    ("before", 0.75),
+    ("precision at the last box", 2 / 3),
+    ("that is the rise", 1 / 12),
+    ("ends in ValueError", "high"),
+    ("precision and recall", 0.2),
 ]
+FRONT = [
+    ("as accurate as point 2", lambda c, a: [0, 1, 2, 4]),
+    ("whoever is cheaper", lambda c, a: [int(a.argmax())]),
+    ("whoever is more accurate", lambda c, a: [int(c.argmin())]),
+    ("not a mask", lambda c, a: np.array([True, True, True, False, False])),
+    ("less accurate", lambda c, a: range(5)),
+    ("beaten ones", lambda c, a: [3, 4]),
+    ("compare each point", lambda c, a: [2, 3]),
+    ("compare each point", lambda c, a: []),
+]
+BOOTSTRAP = [
+    ("*same* drawn images", lambda a, b: means(a, b, same=False)),
+    ("first minus second", lambda a, b: means(a, b, sign=-1)),
+    ("lower end comes first", lambda a, b: means(a, b)[::-1]),
+    ("single images", lambda a, b: means(a, b, of_means=False)),
+    ("with repetition", lambda a, b: means(a, b, repeat=False)),
+    ("two numbers", lambda a, b: means(a, b).mean()),
+]
+ENSEMBLE = [
+    ("NMS is missing", lambda *x: joined(*x, nms=False)),
+    ("class by class", lambda *x: joined(*x, classes=False)),
+    ("best score first", lambda *x: joined(*x, ordered=False)),
+    ("expected the scores", lambda a, b, iou: a),
+    ("a dictionary", lambda a, b, iou: a["boxes"]),
+    ("no longer go with", lambda *x: joined(*x) | {"labels": joined(*x)["labels"].sort().values}),
+]
+ANSWERS = {"rise": RISE, "front": FRONT, "bootstrap": BOOTSTRAP, "ensemble": ENSEMBLE}
 
 
 @pytest.mark.parametrize(
-    "check, answer, said", WRONG, ids=lambda v: v if isinstance(v, str) else ""
+    "check, said, answer", [(check, *pair) for check, pairs in ANSWERS.items() for pair in pairs]
 )
-def test_checks_name_the_mistake(nb, check, answer, said):
+def test_checks_name_the_mistake(nb, check, said, answer):
     message = getattr(nb, f"check_{check}")(answer)
     assert message.startswith("✗") and said in message
 
