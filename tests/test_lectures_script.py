@@ -1,5 +1,6 @@
 """./lectures with a made-up Python: what it does, in which order, and what it says."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -156,3 +157,15 @@ def test_usage(course):
     result = run(course, "bake")
     assert result.returncode == 2 and "usage: ./lectures open" in result.stderr
     assert log(course) == []
+
+
+def test_jupyterlab_does_not_ask_about_news(course):
+    settings = "share/jupyter/lab/settings/overrides.json"
+    file = course / "the course" / ".venv" / settings
+    assert run(course, "open").returncode == 0
+    assert json.loads(file.read_text()) == {
+        "@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}
+    }
+    file.write_text("{}")  # someone's own settings stay
+    assert run(course, "open").returncode == 0
+    assert file.read_text() == "{}"
