@@ -1,14 +1,16 @@
 """What the tests of several notebooks share."""
 
+import ast
 import importlib.util
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from helpers.notebooks import load
+from helpers.notebooks import load, read
 
 # Boxes xyxy on an image 320 wide and 128 high that a pooling layer must survive.
 NASTY_BOXES = {
@@ -40,6 +42,14 @@ def notebook_code(name: str, **variables: Any) -> Iterator[Any]:
     torch.set_num_threads(1)
     yield module
     torch.set_num_threads(threads)
+
+
+def add_constants(module: Any, names: set[str]) -> None:
+    """Add those constants of a loaded notebook whose values call its classes; `load` omits them."""
+    for cell in read(Path(module.__file__)).cells:
+        for node in ast.parse(cell.source).body if cell.cell_type == "code" else ():
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in names:
+                exec(ast.unparse(node), vars(module))
 
 
 def random_boxes(count: int, seed: int = 0, size: float = 60.0) -> torch.Tensor:

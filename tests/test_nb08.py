@@ -1,9 +1,7 @@
 """The code of notebook 08 against its oracles, on random and on nasty input."""
 
-import ast
 import math
 from itertools import permutations, product
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,7 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
-from shared import check_stubs_and_solutions, finite_gradients, notebook_code, objects_of
+from shared import (
+    add_constants,
+    check_stubs_and_solutions,
+    finite_gradients,
+    notebook_code,
+    objects_of,
+)
 from torch import nn, tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -21,7 +25,6 @@ from torch.testing import assert_close
 from helpers import boxes as reference
 from helpers import nms as nms_reference
 from helpers.detectors import to_input
-from helpers.notebooks import read
 
 SEEDS = st.integers(0, 10**6)
 TINY = {"channels": (8, 8, 8, 8), "dim": 16, "heads": 2, "hidden": 24, "depths": (1, 2)}
@@ -36,10 +39,7 @@ MADE = {"LOSS", "PAPER_LOSS", "VARIANTS", "MORE_VARIANTS"}  # they call classes:
 def nb():
     plt.switch_backend("agg")
     with notebook_code("08_detr", SEED=0, DEVICE=torch.device("cpu"), SHORT=2) as module:
-        for cell in read(Path(module.__file__)).cells:
-            for node in ast.parse(cell.source).body if cell.cell_type == "code" else ():
-                if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in MADE:
-                    exec(ast.unparse(node), vars(module))
+        add_constants(module, MADE)
         yield module
 
 

@@ -1,0 +1,242 @@
+"""What must hold for every detector: training and reading on a GPU, and on nasty images."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from pretend_cuda import CPU, CUDA, OnCuda, pretend_cuda
+from shared import add_constants, notebook_code
+from torch import nn
+
+from helpers.detectors import detect_all
+from helpers.shapes import benchmark
+
+CLASSES = 3
+
+
+def fast_rcnn(nb, steps):
+    regions = [torch.cat([t["boxes"], r]) for t, r in zip(nb.train_set.targets, nb.REGIONS)]
+    model, history = nb.train_fast_rcnn(steps, regions)
+    return model, history, nb.detect(model, nb.test_set.images, nb.REGIONS, score_threshold=0.0)
+
+
+def faster_rcnn(nb, steps):
+    model, history = nb.train_faster_rcnn(steps)
+    return model, history, model.eval()(nb.to_input(nb.test_set.images))
+
+
+def first_stage(nb, steps):
+    """The RPN of lecture 03 alone; its proposals as detections without a name."""
+    model = nb.train_rpn(steps)
+    boxes = nb.proposals_of(model, nb.test_set.images)
+    named = {"scores": torch.ones(0), "labels": torch.ones(0, dtype=torch.long)}
+    return model, None, [{"boxes": b, **named} for b in boxes]
+
+
+def all_boxes(nb, detect, **reading):
+    """Detections of all images, whatever their scores."""
+    reading = {"score_threshold": 0.0} | reading
+    return detect_all(lambda images: detect(images, **reading), nb.test_set.images, nb.DEVICE)
+
+
+def retinanet(nb, steps):
+    model, history = nb.train_retinanet(steps, mining=3)
+    return model, history, all_boxes(nb, model.detect)
+
+
+def yolo(nb, steps):
+    model, history = nb.train_on_benchmark(steps)
+    reading = nb.detector_of(model, threshold=0.0)
+    return model, history, detect_all(reading, nb.test_set.images, nb.DEVICE)
+
+
+def ssd(nb, steps):
+    model, history = nb.train_ssd(steps)
+    return model, history, all_boxes(nb, model.detect)
+
+
+def retinanet_of_06(nb, steps):
+    model, history = nb.train_retinanet(steps)
+    return model, history, all_boxes(nb, model.detect, scores_of=nb.sigmoid_scores)
+
+
+def fcos(nb, steps):
+    model, history = nb.train_on_benchmark(steps)
+    reading = nb.detector_of(model, threshold=0.0)
+    return model, history, detect_all(reading, nb.test_set.images, nb.DEVICE)
+
+
+def detr(nb, steps):
+    model, history = nb.train_on_benchmark(steps)
+    return model, history, detect_all(nb.detector_of(model), nb.test_set.images, nb.DEVICE)
+
+
+DETECTORS = {
+    "Fast R-CNN": ("02_fast_rcnn", fast_rcnn),
+    "RPN": ("03_faster_rcnn", first_stage),
+    "Faster R-CNN": ("03_faster_rcnn", faster_rcnn),
+    "RetinaNet": ("04_fpn_retinanet", retinanet),
+    "YOLO": ("05_yolo", yolo),
+    "SSD": ("06_ssd", ssd),
+    "RetinaNet of 06": ("06_ssd", retinanet_of_06),
+    "FCOS": ("07_fcos", fcos),
+    "DETR": ("08_detr", detr),
+}
+EVERY_DETECTOR = pytest.mark.parametrize("name", DETECTORS)
+
+
+class Few:
+    """Images and targets with the face of helpers.shapes.ShapesDataset."""
+
+    def __init__(self, images, targets):
+        self.images, self.targets = images, targets
+
+    def __len__(self):
+        return len(self.targets)
+
+
+def same_objects(*boxes, count=2):
+    """`count` noisy images, each with these boxes."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 3, 128, 128), dtype=torch.uint8, generator=generator)
+    boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    labels = torch.arange(len(boxes)) % CLASSES
+    return Few(images, [{"boxes": boxes, "labels": labels}] * count)
+
+
+NASTY = {
+    "nothing in any image": same_objects(),
+    "a batch of one": same_objects((20, 30, 60, 70), count=1),
+    "one pixel": same_objects((17, 33, 18, 34)),
+    "the whole image": same_objects((0, 0, 128, 128)),
+    "along the border": same_objects((0, 0, 128, 1), (127, 0, 128, 128)),
+    "twice the same box": same_objects((20, 30, 60, 70), (20, 30, 60, 70)),
+    "a long and thin one": same_objects((0, 60, 128, 62)),
+    # as many as DETR has queries
+    "sixteen objects": same_objects(*((7 * i, 7 * i, 7 * i + 9, 7 * i + 9) for i in range(16))),
+}
+
+
+@pytest.fixture(scope="module")
+def lessons():
+    """The code of each notebook, loaded when first asked for."""
+    plt.switch_backend("agg")
+    loaded, contexts = {}, []
+
+    def lesson(name):
+        if name not in loaded:
+            context = notebook_code(name, SEED=0, K=CLASSES, C=CLASSES, DEVICE=CPU)
+            contexts.append(context)
+            loaded[name] = context.__enter__()
+            add_constants(loaded[name], {"LOSS"})
+        return loaded[name]
+
+    yield lesson
+    for context in reversed(contexts):
+        context.__exit__(None, None, None)
+
+
+def prepared(lesson, monkeypatch, images, device=CPU):
+    """The notebook with these images as its benchmark, on `device`."""
+    regions = torch.tensor([[0.0, 0, 128, 128], [10, 20, 40, 60], [64, 64, 65, 65]])
+    values = {"DEVICE": device, "train_set": images, "test_set": images}
+    values["REGIONS"] = [regions] * len(images)
+    values["pick_device"] = lambda: device
+    for name, value in values.items():
+        monkeypatch.setattr(lesson, name, value, raising=False)
+    return lesson
+
+
+def check_detections(found, count):
+    """One dictionary per image, on the CPU, with finite numbers only."""
+    assert len(found) == count
+    for detection in found:
+        assert all(not isinstance(v, OnCuda) for v in detection.values())
+        assert detection["boxes"].isfinite().all() and detection["scores"].isfinite().all()
+        assert ((detection["scores"] >= 0) & (detection["scores"] <= 1)).all()
+        assert (detection["boxes"][:, 2:] >= detection["boxes"][:, :2]).all()
+        assert ((detection["labels"] >= 0) & (detection["labels"] < CLASSES)).all()
+
+
+# ---------------------------------------------------------------- nasty images
+
+
+@EVERY_DETECTOR
+@pytest.mark.parametrize("images", NASTY)
+def test_training_stays_finite(lessons, monkeypatch, name, images):
+    notebook, run = DETECTORS[name]
+    nb = prepared(lessons(notebook), monkeypatch, NASTY[images])
+    model, history, found = run(nb, 3)
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert all(b.isfinite().all() for b in model.buffers())
+    if history is not None:
+        columns = history.columns().values()
+        assert all(len(values) == 3 and np.isfinite(values).all() for values in columns)
+    check_detections(found, len(NASTY[images]))
+
+
+# ---------------------------------------------------------------- a GPU that is none
+
+
+@EVERY_DETECTOR
+def test_training_and_reading_on_a_gpu(lessons, monkeypatch, name):
+    notebook, run = DETECTORS[name]
+    benchmark_images = benchmark("val")
+    few = Few(benchmark_images.images[:4], benchmark_images.targets[:4])
+    nb = prepared(lessons(notebook), monkeypatch, few, CUDA)
+    with pretend_cuda(monkeypatch):
+        model, history, found = run(nb, 2)
+    assert all(isinstance(value, OnCuda) for value in model.state_dict().values())
+    check_detections(found, 4)
+
+
+def test_the_pretended_gpu_gives_the_same_numbers(lessons, monkeypatch):
+    few = Few(benchmark("val").images[:4], benchmark("val").targets[:4])
+    nb = prepared(lessons("07_fcos"), monkeypatch, few)
+    _, here, _ = fcos(nb, 2)
+    prepared(nb, monkeypatch, few, CUDA)
+    with pretend_cuda(monkeypatch):
+        _, there, _ = fcos(nb, 2)
+    assert here.columns() == there.columns()
+
+
+REFUSED = {
+    "sum": lambda x: x + torch.ones(3),
+    "concatenation": lambda x: torch.cat([x, torch.ones(2)]),
+    "index": lambda x: torch.ones(3)[x.long()],
+    "generator": lambda x: torch.rand(3, generator=torch.Generator(), device="cuda"),
+    "layer": lambda x: nn.Linear(3, 2)(x),
+    "moved layer": lambda x: nn.Linear(3, 2).to("cuda")(x.cpu()),
+    "loss": lambda x: nn.functional.smooth_l1_loss(x, torch.zeros(3)),
+    "NumPy": lambda x: x.numpy(),
+    "array": lambda x: np.asarray(x),
+}
+ALLOWED = {
+    "number": lambda x: x + torch.tensor(1.0),
+    "index": lambda x: x[torch.tensor([0, 1])],
+    "layer": lambda x: nn.Linear(3, 2).to(CUDA)(x),
+    "there and back": lambda x: x.cpu().to("cuda", torch.float64),
+    "like another": lambda x: torch.zeros(2).to(x),
+    "new": lambda x: torch.zeros_like(x).new_ones(2),
+}
+
+
+@pytest.mark.parametrize("operation", REFUSED)
+def test_the_pretended_gpu_refuses_mixtures(monkeypatch, operation):
+    with pretend_cuda(monkeypatch), pytest.raises((RuntimeError, TypeError), match="cuda"):
+        REFUSED[operation](torch.zeros(3, device="cuda"))
+
+
+@pytest.mark.parametrize("operation", ALLOWED)
+def test_the_pretended_gpu_allows_what_a_gpu_allows(monkeypatch, operation):
+    with pretend_cuda(monkeypatch):
+        result = ALLOWED[operation](torch.zeros(3, device="cuda"))
+    assert result.device == CUDA
+
+
+def test_a_copy_on_the_gpu_is_a_copy(monkeypatch):
+    here = torch.zeros(3)
+    with pretend_cuda(monkeypatch):
+        there = here.to("cuda").add_(1)
+        assert there.cpu().tolist() == [1, 1, 1] and there.to("cuda") is there
+    assert here.tolist() == [0, 0, 0]
