@@ -18,7 +18,7 @@ def flip_and_recolour(
     Returns:
         The new images and the new lists, in the same order; nothing is changed in place.
     Raises:
-        ValueError: images of another shape, or a list of another length.
+        ValueError: images or boxes of another shape, or a list of another length.
     """
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images must have shape (B, 3, H, W), got {tuple(images.shape)}")
@@ -27,6 +27,11 @@ def flip_and_recolour(
             raise ValueError(
                 f"boxes[{number}] must have one tensor per image ({len(images)}), got {len(column)}"
             )
+        for i, rows in enumerate(column):
+            if rows.ndim != 2 or rows.shape[1] != 4:
+                raise ValueError(
+                    f"boxes[{number}][{i}] must have shape (n, 4), got {tuple(rows.shape)}"
+                )
     width = images.shape[3]
     flipped = torch.rand(len(images), generator=generator) < 0.5  # (B,)
     changed = []

@@ -19,6 +19,8 @@ def to_input(images: Tensor, device: torch.device) -> Tensor:
     Raises:
         ValueError: images of another type or shape.
     """
+    if not isinstance(images, Tensor):
+        raise ValueError(f"images must be a torch tensor, got {type(images).__name__}")
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(
             f"images must be uint8 (B, 3, H, W), got {images.dtype} {tuple(images.shape)}"
@@ -46,8 +48,18 @@ def augmented_batches(
 def detect_all(
     detect: Detect, images: Tensor, device: torch.device, batch_size: int = 50
 ) -> list[dict[str, Tensor]]:
-    """Detections, on the CPU, for all uint8 images (N, 3, H, W)."""
+    """Detections, on the CPU, for all uint8 images (N, 3, H, W).
+
+    Raises:
+        ValueError: a batch size below 1, or `detect` does not answer for each image.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     found = [d for part in images.split(batch_size) for d in detect(to_input(part, device))]
+    if len(found) != len(images):
+        raise ValueError(
+            f"detect must return one dictionary per image, {len(images)}, got {len(found)}"
+        )
     return [{name: value.cpu() for name, value in detection.items()} for detection in found]
 
 

@@ -44,13 +44,21 @@ def use_lecture_style() -> None:
 
 
 def as_image(image: np.ndarray | torch.Tensor) -> np.ndarray:
-    """(H, W, 3) array of a (3, H, W) tensor or an (H, W, 3) array."""
+    """(H, W, 3) array of a (3, H, W) tensor or an (H, W, 3) array; grey images (H, W) stay grey.
+
+    Raises:
+        ValueError: any other shape.
+    """
     channels_first = isinstance(image, torch.Tensor)
     if channels_first:
         image = image.detach().cpu().numpy()
     image = np.asarray(image)
     if image.ndim == 3 and image.shape[0] == 3 and (channels_first or image.shape[2] != 3):
         image = image.transpose(1, 2, 0)
+    if image.ndim not in (2, 3) or image.ndim == 3 and image.shape[2] not in (1, 3, 4):
+        raise ValueError(
+            f"image must be (H, W), (H, W, 3) or a tensor (3, H, W), got shape {image.shape}"
+        )
     return image
 
 
@@ -100,14 +108,24 @@ def show_detections(
     score_threshold: float = 0.5,
     title: str = "",
 ) -> Axes:
-    """An image with ground truth (dashed black) and detections (coloured by class, with scores)."""
+    """An image with ground truth (dashed black) and detections (coloured by class, with scores).
+
+    Raises:
+        ValueError: a detection without boxes, scores or labels, or with a label of no class.
+    """
     show_image(ax, image, title)
     if target is not None:
         draw_boxes(ax, target["boxes"], colours="black", line_style="--")
     if detection is not None:
+        if not {"boxes", "scores", "labels"} <= set(detection):
+            raise ValueError(
+                f"detection must have 'boxes', 'scores' and 'labels', got {sorted(detection)}"
+            )
         keep = detection["scores"] >= score_threshold
         labels = detection["labels"][keep].tolist()
         scores = detection["scores"][keep].tolist()
+        if not all(0 <= c < len(classes) for c in labels):
+            raise ValueError(f"labels must lie in 0..{len(classes) - 1}, got {labels}")
         texts = [f"{classes[c]} {s:.2f}" for c, s in zip(labels, scores)]
         draw_boxes(ax, detection["boxes"][keep], texts, [COLOURS[c % 6] for c in labels])
     return ax
@@ -138,10 +156,19 @@ def plot_curves(
     """One line per entry of `curves`, told apart by colour and line style.
 
     `smooth` averages over that many neighbours (the curve gets shorter by `smooth - 1`).
+
+    Raises:
+        ValueError: `x` of another length than a curve, or `smooth` below 1.
     """
+    if smooth < 1:
+        raise ValueError(f"smooth must be at least 1, got {smooth}")
     for i, (name, values) in enumerate(curves.items()):
         values = np.asarray(values, float)
         at = np.arange(len(values)) if x is None else np.asarray(x)
+        if len(at) != len(values):
+            raise ValueError(
+                f"x must have one entry per value of {name!r}, {len(values)}, got {len(at)}"
+            )
         if 1 < smooth <= len(values):
             values = np.convolve(values, np.ones(smooth) / smooth, mode="valid")
             at = at[smooth - 1 :]

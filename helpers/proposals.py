@@ -128,7 +128,8 @@ def sliding_windows(
     One window per side (the root of its area, in pixels), aspect ratio (height / width) and
     position; `step` is a share of the window. Windows that do not fit are left out.
     """
-    if not (height > 0 and width > 0 and step > 0 and min(sides) > 0 and min(aspect_ratios) > 0):
+    templates = (*sides, *aspect_ratios)
+    if not (sides and aspect_ratios and min(height, width, step, *templates) > 0):
         raise ValueError(
             f"height, width, sides, aspect_ratios and step must be positive, got {height}, "
             f"{width}, {sides}, {aspect_ratios} and {step}"

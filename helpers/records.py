@@ -145,9 +145,15 @@ def read_records(
 def save_weights(
     notebook: str, state_dict: Mapping[str, Any], directory: str | Path | None = None
 ) -> Path:
-    """Save a model's `state_dict()` as `<directory>/<notebook>.pt` and return the path."""
+    """Save a model's `state_dict()` as `<directory>/<notebook>.pt` and return the path.
+
+    Raises ValueError for a value that is no tensor, and for a name that is none.
+    """
     import torch
 
+    for name, value in state_dict.items():
+        if not isinstance(value, torch.Tensor):
+            raise ValueError(f"state_dict must hold tensors, {name!r} is {type(value).__name__}")
     buffer = io.BytesIO()
     torch.save({name: tensor.detach().cpu() for name, tensor in state_dict.items()}, buffer)
     path = _path(notebook, ".pt", directory)

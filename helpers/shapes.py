@@ -61,8 +61,15 @@ class Scene:
 
 
 def shape_mask(label: int, box: Box, image_size: int) -> np.ndarray:
-    """Pixels (H, W) bool whose centres lie in the shape that fills the integer box `xyxy`."""
+    """Pixels (H, W) bool whose centres lie in the shape that fills the integer box `xyxy`.
+
+    Raises ValueError for a label of no class and for a box without area.
+    """
+    if not 0 <= label < len(CLASSES):
+        raise ValueError(f"label must lie in 0..{len(CLASSES) - 1}, got {label}")
     x1, y1, x2, y2 = box
+    if not (x1 < x2 and y1 < y2):
+        raise ValueError(f"box must have x1 < x2 and y1 < y2, got {tuple(box)}")
     centre = np.arange(image_size) + 0.5
     u = ((centre - x1) / (x2 - x1))[None, :]  # (1, W): 0..1 inside the box
     v = ((centre - y1) / (y2 - y1))[:, None]  # (H, 1)
@@ -243,10 +250,13 @@ def benchmark(split: str) -> ShapesDataset:
 def coco_dict(targets: list[dict[str, Tensor]], image_size: int) -> dict:
     """COCO ground truth of `targets`; image i has id i and file `0000i.png`, class c has id c + 1.
 
-    Annotation ids start at 1: pycocotools takes id 0 for "not matched".
+    Annotation ids start at 1: pycocotools takes id 0 for "not matched". Raises ValueError for a
+    target without boxes or labels.
     """
     images, annotations = [], []
     for index, target in enumerate(targets):
+        if not {"boxes", "labels"} <= set(target):
+            raise ValueError(f"targets[{index}] must have boxes and labels, got {sorted(target)}")
         name = f"{index:05d}.png"
         images.append({"id": index, "file_name": name, "width": image_size, "height": image_size})
         for (x1, y1, x2, y2), label in zip(target["boxes"].tolist(), target["labels"].tolist()):

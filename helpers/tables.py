@@ -28,7 +28,15 @@ def _cell(value: object) -> str:
 
 
 def ap_table(runs: Mapping[str, Mapping[str, float]], first: str = "") -> Markdown:
-    """One row of AP values per named run, as `helpers.evaluation.coco_ap` returns them."""
+    """One row of AP values per named run, as `helpers.evaluation.coco_ap` returns them.
+
+    Raises:
+        ValueError: a run lacks one of the six values.
+    """
+    for name, ap in runs.items():
+        missing = [key for key in _AP_COLUMNS if key not in ap]
+        if missing:
+            raise ValueError(f"the run {name!r} lacks {', '.join(missing)}")
     header = [first, *(name.replace("_", " ") for name in _AP_COLUMNS)]
     return markdown_table(
         header, [[name, *(f"{ap[key]:.3f}" for key in _AP_COLUMNS)] for name, ap in runs.items()]

@@ -31,6 +31,12 @@ class OnCuda(Tensor):
 
     numpy = __array__
 
+    def __deepcopy__(self, memo):
+        copy = self.detach().clone()
+        if isinstance(self, nn.Parameter):
+            copy = nn.Parameter(copy, self.requires_grad)
+        return memo.setdefault(id(self), copy)
+
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor, copied if it comes from the other device."""

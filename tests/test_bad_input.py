@@ -1,0 +1,551 @@
+"""Bad input to every public function of helpers/: an error that names the argument and what it got.
+
+The modules' own tests try more of it; here no function may be forgotten.
+"""
+
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from torch import tensor
+
+import helpers
+from helpers import (
+    anchors,
+    augmentation,
+    boxes,
+    detectors,
+    evaluation,
+    explore,
+    features,
+    figures,
+    nms,
+    notebooks,
+    photos,
+    plotting,
+    proposals,
+    publish,
+    readme,
+    records,
+    reference,
+    setup,
+    shapes,
+    student,
+    tables,
+    training,
+)
+
+CPU = torch.device("cpu")
+NAN, INF = float("nan"), float("inf")
+BOX = tensor([[1.0, 2, 3, 4]])
+SCORE, LABEL = tensor([0.5]), tensor([0])
+IMAGES = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+FOUND = {"boxes": BOX, "scores": SCORE, "labels": LABEL}
+TRUTH = {"boxes": BOX, "labels": LABEL}
+ROW = {
+    "notebook": "05_yolo",
+    "model": "YOLO",
+    "variant": "main",
+    "metrics": {},
+    "parameters": 1,
+    "steps": 1,
+    "train_seconds": 1.0,
+    "ms_per_image": 1.0,
+}
+SOME_DATA = shapes.ShapesDataset(2)
+NO_DATA = shapes.ShapesDataset(0)
+OPTIMIZER = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+
+
+def draw(size=1):
+    return plt.figure()
+
+
+def ax():
+    return plt.figure().add_subplot()
+
+
+def first(items):
+    return next(iter(items))
+
+
+def with_boxes(function, *others, name="boxes", ordered=True):
+    """What every argument of boxes must refuse, `function` being given it first."""
+    cases = {
+        "list": ([[1.0, 2, 3, 4]], f"{name} must be a torch tensor"),
+        "shape": (torch.zeros(4), rf"{name} must have shape \(N, 4\), got \(4,\)"),
+        "columns": (torch.zeros(2, 5), rf"{name} must have shape \(N, 4\), got \(2, 5\)"),
+        "whole numbers": (BOX.long(), f"{name} must hold floats"),
+        "NaN": (tensor([[1.0, 2, NAN, 4]]), f"{name} must be finite, row 0 is"),
+        "infinite": (tensor([[1.0, 2, 3, 4], [0, 0, INF, 4]]), f"{name} must be finite, row 1 is"),
+    }
+    if ordered:
+        cases["reversed"] = (tensor([[3.0, 2, 1, 4]]), f"{name} must have x1 <= x2")
+    return {
+        key: (lambda bad=bad: function(bad, *others), message)
+        for key, (bad, message) in cases.items()
+    }
+
+
+def row(**change):
+    return records.make_row(**ROW | change)
+
+
+def finished_row(**change):
+    return records.make_row(**ROW) | change
+
+
+CASES = {
+    "anchors.grid_anchors": {
+        "empty grid": (lambda: anchors.grid_anchors((0, 4), 8, [16]), "feature_size must be"),
+        "one number": (lambda: anchors.grid_anchors((4,), 8, [16]), "feature_size must be"),
+        "stride": (lambda: anchors.grid_anchors((4, 4), 0, [16]), "stride must be positive"),
+        "no size": (lambda: anchors.grid_anchors((4, 4), 8, []), "sizes must be positive"),
+        "ratio": (lambda: anchors.grid_anchors((4, 4), 8, [16], [-1.0]), "aspect_ratios must be"),
+    },
+    "augmentation.flip_and_recolour": {
+        "shape": (
+            lambda: augmentation.flip_and_recolour(torch.zeros(3, 8, 8)),
+            r"images must have shape \(B, 3, H, W\), got \(3, 8, 8\)",
+        ),
+        "lengths": (
+            lambda: augmentation.flip_and_recolour(IMAGES, [BOX]),
+            r"boxes\[0\] must have one tensor per image \(2\), got 1",
+        ),
+        "boxes": (
+            lambda: augmentation.flip_and_recolour(IMAGES, [BOX, torch.zeros(4)]),
+            r"boxes\[0\]\[1\] must have shape \(n, 4\), got \(4,\)",
+        ),
+    },
+    "boxes.check_boxes": with_boxes(boxes.check_boxes),
+    "boxes.box_area": with_boxes(boxes.box_area),
+    "boxes.box_iou": with_boxes(boxes.box_iou, BOX, name="a"),
+    "boxes.box_giou": with_boxes(boxes.box_giou, BOX, name="a"),
+    "boxes.xyxy_to_xywh": with_boxes(boxes.xyxy_to_xywh),
+    "boxes.xywh_to_xyxy": with_boxes(boxes.xywh_to_xyxy, ordered=False),
+    "boxes.xyxy_to_cxcywh": with_boxes(boxes.xyxy_to_cxcywh),
+    "boxes.cxcywh_to_xyxy": with_boxes(boxes.cxcywh_to_xyxy, ordered=False),
+    "boxes.clip_boxes": with_boxes(boxes.clip_boxes, 8, 8)
+    | {"size": (lambda: boxes.clip_boxes(BOX, 0, 8), "height and width must be positive")},
+    "boxes.encode_boxes": with_boxes(boxes.encode_boxes, BOX)
+    | {
+        "lengths": (lambda: boxes.encode_boxes(BOX, BOX[:0]), "must have equal lengths, got 1"),
+        "flat": (
+            lambda: boxes.encode_boxes(BOX, tensor([[1.0, 2, 1, 4]])),
+            "anchors must have positive width and height",
+        ),
+        "weights": (
+            lambda: boxes.encode_boxes(BOX, BOX, (1, 1, 0, 1)),
+            "weights must be four positive numbers",
+        ),
+    },
+    "boxes.decode_boxes": with_boxes(boxes.decode_boxes, BOX, name="deltas", ordered=False)
+    | {"lengths": (lambda: boxes.decode_boxes(BOX, BOX[:0]), "must have equal lengths, got 1")},
+    "detectors.to_input": {
+        "floats": (
+            lambda: detectors.to_input(IMAGES.float(), CPU),
+            r"images must be uint8 \(B, 3, H, W\), got torch.float32 \(2, 3, 8, 8\)",
+        ),
+        "one image": (lambda: detectors.to_input(IMAGES[0], CPU), r"got torch.uint8 \(3, 8, 8\)"),
+        "array": (lambda: detectors.to_input(IMAGES.numpy(), CPU), "images must be .* got ndarray"),
+    },
+    "detectors.augmented_batches": {
+        "no data": (
+            lambda: first(detectors.augmented_batches(NO_DATA, 1, 0, CPU)),
+            "count and batch_size must be at least 1, got 0 and 16",
+        ),
+        "batch": (
+            lambda: first(detectors.augmented_batches(SOME_DATA, 1, 0, CPU, 0)),
+            "count and batch_size must be at least 1, got 2 and 0",
+        ),
+    },
+    "detectors.detect_all": {
+        "floats": (lambda: detectors.detect_all(list, IMAGES.float(), CPU), "images must be uint8"),
+        "batch": (
+            lambda: detectors.detect_all(list, IMAGES, CPU, 0),
+            "batch_size must be at least 1, got 0",
+        ),
+        "too few": (
+            lambda: detectors.detect_all(lambda x: [FOUND], IMAGES, CPU),
+            "detect must return one dictionary per image, 2, got 1",
+        ),
+    },
+    "detectors.ms_per_image": {
+        "none": (lambda: detectors.ms_per_image(list, IMAGES[:0], CPU), "got 0 images, 2 rounds"),
+        "rounds": (lambda: detectors.ms_per_image(list, IMAGES, CPU, 0), "got 2 images, 0 rounds"),
+    },
+    "evaluation.coco_ap": {
+        "lengths": (lambda: evaluation.coco_ap([FOUND], []), "one entry per image, got 1 and 0"),
+        "keys": (
+            lambda: evaluation.coco_ap([TRUTH], [TRUTH]),
+            r"detections\[0\] must have \['boxes', 'scores', 'labels'\], got",
+        ),
+        "label": (
+            lambda: evaluation.coco_ap([FOUND], [TRUTH | {"labels": tensor([3])}]),
+            r"targets\[0\]\['labels'\] must lie in 0..2, got \[3\]",
+        ),
+        "NaN": (
+            lambda: evaluation.coco_ap([FOUND | {"scores": tensor([NAN])}], [TRUTH]),
+            r"detections\[0\]\['scores'\] must be finite",
+        ),
+        "box": (
+            lambda: evaluation.coco_ap([FOUND | {"boxes": -BOX}], [TRUTH]),
+            r"detections\[0\]\['boxes'\] must have x1 <= x2",
+        ),
+    },
+    "evaluation.coco_eval": {
+        "shape": (
+            lambda: evaluation.coco_eval([FOUND | {"scores": tensor(0.5)}], [TRUTH]),
+            r"detections\[0\]\['scores'\] must have shape \(1,\), got \(\)",
+        ),
+        "limit": (
+            lambda: evaluation.coco_eval([FOUND], [TRUTH], max_detections=0),
+            "max_detections must be at least 1, got 0",
+        ),
+    },
+    "evaluation.error_counts": {
+        "labels": (
+            lambda: evaluation.error_counts(FOUND | {"labels": SCORE}, TRUTH),
+            r"detections\[0\]\['labels'\] must be integers, got torch.float32",
+        ),
+    },
+    "evaluation.worst_images": {
+        "count": (
+            lambda: evaluation.worst_images([], [], -1),
+            "count must not be negative, got -1",
+        ),
+        "lengths": (lambda: evaluation.worst_images([FOUND], [], 1), "one entry per image"),
+    },
+    "explore.explore": {
+        "name": (lambda: explore.explore(draw, sise=(0, 1, 1)), "ranges do not fit the arguments"),
+        "reversed": (lambda: explore.explore(draw, size=(2, 1, 1)), "size: min 2 must be less"),
+        "no option": (lambda: explore.explore(draw, size=[]), "size: the list of options is empty"),
+        "text": (lambda: explore.explore(draw, size="big"), "size must be .* got 'big'"),
+    },
+    "features.load_pretrained": {
+        "name": (lambda: features.load_pretrained("vgg"), "name must be .* got 'vgg'"),
+    },
+    "features.PretrainedCNN": {
+        "bytes": (
+            lambda: features.load_pretrained()(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)),
+            r"images must be normalised floats .* got torch.uint8 \(1, 3, 64, 64\)",
+        ),
+        "small": (
+            lambda: features.load_pretrained()(torch.zeros(1, 3, 31, 64)),
+            r"at least 32, got torch.float32 \(1, 3, 31, 64\)",
+        ),
+    },
+    "nms.nms": with_boxes(nms.nms, SCORE, 0.5)
+    | {
+        "scores": (lambda: nms.nms(BOX, tensor([0.5, 0.5]), 0.5), r"scores must have shape \(1,\)"),
+        "NaN": (lambda: nms.nms(BOX, tensor([NAN]), 0.5), "scores must not be NaN"),
+        "IoU": (lambda: nms.nms(BOX, SCORE, 1.5), r"iou_threshold must lie in \[0, 1\], got 1.5"),
+    },
+    "nms.batched_nms": with_boxes(nms.batched_nms, SCORE, LABEL, 0.5)
+    | {
+        "labels": (
+            lambda: nms.batched_nms(BOX, SCORE, [0], 0.5),
+            "labels must be a torch tensor, got list",
+        ),
+    },
+    "notebooks.find": {
+        "name": (lambda: notebooks.find("yolov9"), "no notebook 'yolov9'; the choices are: 00_"),
+    },
+    "notebooks.load": {"name": (lambda: notebooks.load("99"), "no notebook '99'")},
+    "notebooks.check": {"name": (lambda: notebooks.check("99"), "no notebook '99'")},
+    "notebooks.run": {"name": (lambda: notebooks.run("99"), "no notebook '99'")},
+    "notebooks.read": {
+        "file": (lambda: notebooks.read(Path(__file__)), "test_bad_input.py is not a notebook"),
+    },
+    "photos.photo": {"name": (lambda: photos.photo("dog"), "name must be one of .* got 'dog'")},
+    "photos.as_rgb": {
+        "text": (lambda: photos.as_rgb("cat.png"), "image must be a NumPy array .* got str"),
+        "shape": (lambda: photos.as_rgb(np.zeros((2, 2, 2))), r"got shape \(2, 2, 2\)"),
+        "empty": (lambda: photos.as_rgb(np.zeros((0, 2, 3))), "at least one pixel"),
+        "bright": (lambda: photos.as_rgb(np.full((2, 2), 255.0)), "must lie in 0..1"),
+        "NaN": (lambda: photos.as_rgb(np.full((2, 2), NAN)), "must lie in 0..1"),
+    },
+    "plotting.as_image": {
+        "batch": (lambda: plotting.as_image(IMAGES), r"image must be .* got shape \(2, 3, 8, 8\)"),
+        "channels": (lambda: plotting.as_image(np.zeros((4, 4, 2))), r"got shape \(4, 4, 2\)"),
+    },
+    "plotting.draw_boxes": {
+        "shape": (
+            lambda: plotting.draw_boxes(ax(), torch.zeros(2, 5)),
+            r"boxes must have shape \(N, 4\), got \(2, 5\)",
+        ),
+        "texts": (
+            lambda: plotting.draw_boxes(ax(), BOX, ["a", "b"]),
+            r"texts must .* \(1\), got 2",
+        ),
+    },
+    "plotting.show_image": {
+        "shape": (lambda: plotting.show_image(ax(), np.zeros(3)), r"got shape \(3,\)"),
+    },
+    "plotting.show_detections": {
+        "keys": (
+            lambda: plotting.show_detections(ax(), IMAGES[0], TRUTH),
+            r"detection must have .*'scores'.* got \['boxes', 'labels'\]",
+        ),
+        "label": (
+            lambda: plotting.show_detections(ax(), IMAGES[0], FOUND | {"labels": tensor([7])}),
+            r"labels must lie in 0..2, got \[7\]",
+        ),
+    },
+    "plotting.image_grid": {
+        "none": (lambda: plotting.image_grid(0), "count and columns must be at least 1, got 0"),
+    },
+    "plotting.plot_curves": {
+        "x": (
+            lambda: plotting.plot_curves(ax(), {"loss": [1, 2, 3]}, x=[1, 2]),
+            "x must have one entry per value of 'loss', 3, got 2",
+        ),
+        "smooth": (
+            lambda: plotting.plot_curves(ax(), {"loss": [1, 2]}, smooth=0),
+            "smooth must be at least 1, got 0",
+        ),
+    },
+    "proposals.selective_search": {
+        "array": (lambda: proposals.selective_search(IMAGES.numpy()), "images .* got ndarray"),
+        "floats": (lambda: proposals.selective_search(IMAGES.float()), "got torch.float32"),
+        "shape": (lambda: proposals.selective_search(IMAGES[0]), r"got \(3, 8, 8\)"),
+    },
+    "proposals.benchmark_proposals": {
+        "split": (
+            lambda: proposals.benchmark_proposals("dev"),
+            "split must be one of .* got 'dev'",
+        ),
+    },
+    "proposals.sliding_windows": {
+        "step": (lambda: proposals.sliding_windows(8, 8, step=0), "must be positive, got 8, 8"),
+        "no side": (lambda: proposals.sliding_windows(8, 8, sides=()), r"sides.* got 8, 8, \(\)"),
+    },
+    "publish.publish": {
+        "URL": (lambda: publish.publish("github.com/me"), "expected https://github.com/OWNER/REPO"),
+    },
+    "readme.updated": {
+        "markers": (lambda: readme.updated("no markers", "table"), "README.md must hold once"),
+    },
+    "records.make_row": {
+        "metric": (lambda: row(metrics={"AP": 70.4}), "AP must lie in 0..1, got 70.4"),
+        "name": (lambda: row(model=""), "model must be a non-empty string, got ''"),
+        "count": (lambda: row(steps=1.5), "steps must be an integer >= 0, got 1.5"),
+        "seconds": (lambda: row(train_seconds=NAN), "train_seconds must be a finite number"),
+    },
+    "records.write_records": {
+        "name": (lambda: records.write_records("../x", []), "notebook must be a name .* '../x'"),
+        "columns": (lambda: records.write_records("05_yolo", [{"AP": 1}]), "must have exactly"),
+        "stranger": (
+            lambda: records.write_records("06_ssd", [finished_row()]),
+            "a row of notebook '05_yolo' among those of '06_ssd'",
+        ),
+        "twice": (lambda: records.write_records("05_yolo", [finished_row()] * 2), "two rows for"),
+    },
+    "records.read_records": {
+        "name": (lambda: records.read_records(notebooks=["a/b"]), "notebook must be a name"),
+    },
+    "records.save_weights": {
+        "name": (lambda: records.save_weights("a/b", {}), "notebook must be a name .* 'a/b'"),
+        "value": (
+            lambda: records.save_weights("05_yolo", {"weight": 3}),
+            "state_dict must hold tensors, 'weight' is int",
+        ),
+    },
+    "records.load_weights": {
+        "name": (lambda: records.load_weights("a/b"), "notebook must be a name .* got 'a/b'"),
+    },
+    "reference.adopt": {
+        "nothing": (
+            lambda: reference.adopt("05_yolo", "nowhere"),
+            "cannot be adopted: nowhere: no",
+        ),
+    },
+    "reference.latest_records": {
+        "name": (lambda: reference.latest_records(["a/b"]), "notebook must be a name"),
+    },
+    "setup.missing_requirements": {
+        "option": (lambda: setup.missing_requirements("-r x", {}), "not a requirement: '-r x'"),
+    },
+    "shapes.shape_mask": {
+        "label": (lambda: shapes.shape_mask(3, (0, 0, 4, 4), 8), "label must lie in 0..2, got 3"),
+        "flat": (lambda: shapes.shape_mask(0, (2, 0, 2, 4), 8), r"box must have .* \(2, 0, 2, 4\)"),
+    },
+    "shapes.make_scene": {
+        "style": (
+            lambda: shapes.make_scene(np.random.RandomState(0), "cubist"),
+            "style must be one of .* got 'cubist'",
+        ),
+        "objects": (
+            lambda: shapes.make_scene(np.random.RandomState(0), objects=-1),
+            "objects must not be negative, got -1",
+        ),
+    },
+    "shapes.ShapesDataset": {
+        "count": (lambda: shapes.ShapesDataset(-1), "count must not be negative, got -1"),
+        "seed": (lambda: shapes.ShapesDataset(1, seed=-1), "seed must lie in"),
+        "style": (lambda: shapes.ShapesDataset(1, style="x"), "style must be one of .* got 'x'"),
+    },
+    "shapes.benchmark": {
+        "split": (lambda: shapes.benchmark("dev"), "split must be one of .* got 'dev'"),
+    },
+    "shapes.coco_dict": {
+        "keys": (
+            lambda: shapes.coco_dict([{"boxes": BOX}], 8),
+            r"targets\[0\] must have boxes and labels, got \['boxes'\]",
+        ),
+    },
+    "student.write_student_edition": {
+        "file": (lambda: student.write_student_edition(__file__), "is not a new or empty folder"),
+    },
+    "tables.markdown_table": {
+        "cells": (lambda: tables.markdown_table("ab", [["1"]]), "row 0 must have 2 cells, got 1"),
+    },
+    "tables.ap_table": {
+        "metrics": (
+            lambda: tables.ap_table({"YOLO": {"AP": 0.5}}),
+            "the run 'YOLO' lacks AP50, AP75, AP_small, AP_medium, AP_large",
+        ),
+    },
+    "tables.claims_table": {
+        "cells": (lambda: tables.claims_table([("a", "b")]), "row 0 must have 3 cells, got 2"),
+    },
+    "tables.gathered_claims": {
+        "file": (lambda: tables.gathered_claims(Path(__file__)), "is not a notebook"),
+    },
+    "training.seed_everything": {
+        "negative": (lambda: training.seed_everything(-1), "seed must lie in 0..2"),
+    },
+    "training.budget": {
+        "none": (lambda: training.budget(0), "cpu must be at least 1 step, got 0"),
+        "gpu": (lambda: training.budget(1, -2), "gpu must be at least 1 step, got -2"),
+    },
+    "training.batches": {
+        "count": (lambda: first(training.batches(0, 2, 1)), "at least 1, got 0 and 2"),
+        "size": (lambda: first(training.batches(2, 0, 1)), "at least 1, got 2 and 0"),
+    },
+    "training.warmup_cosine": {
+        "steps": (lambda: training.warmup_cosine(OPTIMIZER, 0), "warmup must lie in 0..steps - 1"),
+        "warm-up": (lambda: training.warmup_cosine(OPTIMIZER, 5, 5), "got 5 and 5 steps"),
+    },
+}
+
+# They raise something else than ValueError for a reason.
+OTHER = {
+    "features.load_pretrained": (
+        lambda: features.load_pretrained("resnet50"),
+        FileNotFoundError,
+        "download=True",
+    ),
+    "proposals.selective_search_module": (
+        proposals.selective_search_module,
+        RuntimeError,
+        "Selective search needs OpenCV",
+    ),
+    "reference.latest_weights": (
+        lambda: reference.latest_weights("05_yolo", "nowhere", "nowhere"),
+        FileNotFoundError,
+        "no readable weights of 05_yolo",
+    ),
+    "records.load_weights": (
+        lambda: records.load_weights("05_yolo", "nowhere"),
+        FileNotFoundError,
+        "run notebook 05_yolo",
+    ),
+    "shapes.export": (
+        lambda: shapes.export(Path(__file__).parent),
+        FileExistsError,
+        "is not an empty directory",
+    ),
+    "training.History": (
+        lambda: training.History().add(loss=NAN),
+        FloatingPointError,
+        "loss is nan at step 0",
+    ),
+    "setup.install_missing": (setup.install_missing, RuntimeError, "pip could not install"),
+}
+
+# Nothing that a reader hands over could be bad.
+HARMLESS = {
+    "detectors.now": "a device",
+    "exercises.patient": "its very purpose is to survive any answer (test_exercises.py)",
+    "features.imagenet_categories": "no argument",
+    "features.resnet50_weights_path": "no argument",
+    "notebooks.main": "a command line: prints usage and returns 2 (test_notebooks_tool.py)",
+    "notebooks.notebooks": "a folder; an empty one has no notebooks",
+    "notebooks.named_cells": "a notebook that `read` has checked",
+    "notebooks.canonicalise": "a notebook that `read` has checked",
+    "notebooks.to_text": "a notebook that `read` has checked",
+    "notebooks.output_problems": "it reports problems (test_notebooks_tool.py)",
+    "plotting.use_lecture_style": "no argument",
+    "publish.main": "a command line (test_publish.py)",
+    "readme.main": "a command line (test_readme.py)",
+    "readme.results": "it names bad records and goes on (test_readme.py)",
+    "records.runs_folder": "a folder that need not exist",
+    "records.write_atomic": "bytes",
+    "reference.main": "a command line (test_reference.py)",
+    "setup.start": "no argument; LECTURE_THREADS is tried in test_setup.py",
+    "shapes.main": "a command line (test_shapes.py)",
+    "shapes.Scene": "made by make_scene",
+    "shapes.Style": "two constants",
+    "student.without_solutions": "a notebook that `read` has checked",
+    "training.pick_device": "no argument",
+    "training.progress": "any iterable",
+}
+# They report problems of notebooks and decks: that is their job, and their modules' tests.
+HARMLESS_MODULES = {"hygiene", "slides", "setup_cell"}
+# Diagrams of one lecture each, which compute nothing; they are drawn by the notebooks.
+DIAGRAMS = {f"figures.{name}" for name, _ in inspect.getmembers(figures, inspect.isfunction)}
+
+
+def public_names():
+    """module.name of every public function and class that helpers/ defines."""
+    for module in pkgutil.iter_modules(helpers.__path__):
+        if module.name in HARMLESS_MODULES:
+            continue
+        loaded = importlib.import_module(f"helpers.{module.name}")
+        for name, value in vars(loaded).items():
+            value = getattr(value, "__wrapped__", value)  # benchmark is cached
+            own = getattr(value, "__module__", None) == loaded.__name__
+            if own and (inspect.isfunction(value) or inspect.isclass(value)) and name[0] != "_":
+                yield f"{module.name}.{name}"
+
+
+def test_no_public_name_is_forgotten():
+    known = CASES.keys() | OTHER.keys() | HARMLESS.keys() | DIAGRAMS
+    public = set(public_names())
+    assert public - known == set(), "without a case of bad input"
+    assert (CASES.keys() | OTHER.keys() | HARMLESS.keys()) - public == set(), "no such name"
+
+
+EVERY_CASE = [(name, case) for name, cases in CASES.items() for case in cases]
+
+
+@pytest.mark.parametrize("name, case", EVERY_CASE, ids=lambda value: value.replace(" ", "-"))
+def test_a_value_error_names_what_is_wrong(name, case, tmp_path, monkeypatch):
+    monkeypatch.setenv("LECTURE_RUNS", str(tmp_path))
+    call, message = CASES[name][case]
+    with pytest.raises(ValueError, match=message):
+        call()
+    assert list(tmp_path.iterdir()) == []  # nothing was written
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_another_error_says_what_to_do(name, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text("no-such-package-of-anyone>=1")
+    monkeypatch.setattr(setup, "REQUIREMENTS", requirements)
+    failed = type("Failed", (), {"returncode": 1})
+    monkeypatch.setattr(setup.subprocess, "run", lambda *_, **__: failed)
+    call, error, message = OTHER[name]
+    with pytest.raises(error, match=message) as caught:
+        call()
+    assert not re.search(r"\n\s*\n", str(caught.value))
