@@ -58,7 +58,7 @@ def test_ap_table_has_three_digits_and_says_where_nothing_was_measured():
 
 def test_ap_table_ignores_other_keys_and_names_a_missing_one():
     assert cells(ap_table({"x": AP | {"AR": 0.3}}))[2][1:] == cells(ap_table({"x": AP}))[2][1:]
-    with pytest.raises(KeyError, match="AP75"):
+    with pytest.raises(ValueError, match="AP75"):
         ap_table({"x": {key: value for key, value in AP.items() if key != "AP75"}})
 
 
