@@ -20,6 +20,7 @@ import pytest  # noqa: E402
 
 OUTPUT_TIMEOUT = 60  # seconds
 SLOWEST = 10
+LONGEST = "08_detr.ipynb"  # begun last, it would leave the other process idle for minutes
 
 # The same examples on every run, and no limit per example: a busy machine must not fail a test.
 hypothesis.settings.register_profile("lectures", max_examples=50, deadline=None, derandomize=True)
@@ -29,8 +30,8 @@ _start = time.perf_counter()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run tests/ before the notebooks, and let a busy machine take its time to print."""
-    items.sort(key=lambda item: _notebook(item.nodeid) is not None)  # stable: cells stay in order
+    """Run tests/ first, then the longest notebook, and let a busy machine take its time to print."""
+    items.sort(key=_turn)  # stable: cells stay in order
     for item in items:
         if hasattr(item, "output_timeout"):
             item.output_timeout = OUTPUT_TIMEOUT  # nbval hard-codes 5 s
@@ -78,6 +79,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section(f"slowest {SLOWEST} cells")
     for name, seconds in per_cell.most_common(SLOWEST):
         terminalreporter.write_line(f"{seconds:7.1f}  {name}")
+
+
+def _turn(item: pytest.Item) -> int:
+    notebook = _notebook(item.nodeid)
+    return 0 if notebook is None else 1 if notebook.endswith(LONGEST) else 2
 
 
 def _notebook(nodeid: str) -> str | None:

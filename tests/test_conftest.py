@@ -11,6 +11,8 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from helpers.notebooks import ROOT
 
+LONGEST = "08_detr.ipynb"
+
 # Marks a cell as nbval does after a timeout, and shows what conftest made of the items.
 PLUGIN = """
 import pytest
@@ -57,13 +59,17 @@ def session(tmp_path):
 def test_a_good_session(session, tmp_path):
     threads = "import os\nassert os.environ['OMP_NUM_THREADS'] and os.environ['LECTURE_QUIET']"
     notebook(tmp_path / "notebooks" / "00_good.ipynb", threads, "x = 1", "assert x == 1")
+    notebook(tmp_path / "notebooks" / LONGEST, "y = 1")
     result = session("notebooks", "tests", "-n0")  # in this order, and in one process that prints
     assert result.returncode == 0, result.stdout + result.stderr
     lines = result.stdout.splitlines()
     items = [line.split()[1:] for line in lines if line.startswith("item ")]
     assert items[0] == ["tests/test_one.py::test_one", "None"]
-    assert items[1] == ["notebooks/00_good.ipynb::Cell", "0", "60"]
-    assert lines[-1].startswith("lectures: 4 passed, 0 failed, 0 skipped, 0 xfailed in ")
+    assert items[1] == [f"notebooks/{LONGEST}::Cell", "0", "60"]  # the others' cells, in order
+    assert [item[:2] for item in items[2:]] == [
+        ["notebooks/00_good.ipynb::Cell", number] for number in "012"
+    ]
+    assert lines[-1].startswith("lectures: 5 passed, 0 failed, 0 skipped, 0 xfailed in ")
     assert "seconds per notebook" in result.stdout
     assert any(line.endswith("notebooks/00_good.ipynb [3]") for line in lines)
 
@@ -89,3 +95,8 @@ def test_a_session_without_notebooks(session):
     result = session("-k", "one", "--color=no")
     assert result.returncode == 0 and "seconds per notebook" not in result.stdout
     assert result.stdout.splitlines()[-1].startswith("lectures: 1 passed, 0 failed")
+
+
+def test_the_longest_notebook_is_one_of_ours():
+    assert (ROOT / "notebooks" / LONGEST).is_file()
+    assert f'LONGEST = "{LONGEST}"' in (ROOT / "conftest.py").read_text()
