@@ -30,7 +30,7 @@ _start = time.perf_counter()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run tests/ first, then the longest notebook, and let a busy machine take its time to print."""
+    """Run tests/, then the longest notebook, then the rest; let a busy machine take its time."""
     items.sort(key=_turn)  # stable: cells stay in order
     for item in items:
         if hasattr(item, "output_timeout"):
