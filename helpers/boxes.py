@@ -8,7 +8,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 # exp() of a size delta is capped as in Detectron: no box grows more than 1000/16 times.
 MAX_SIZE_DELTA = math.log(1000 / 16)
@@ -21,19 +20,12 @@ def check_boxes(boxes: Tensor, name: str = "boxes", xyxy: bool = True) -> Tensor
         ValueError: names the argument, what it got and what was expected.
     """
     _check_rows(boxes, name)
-    if _is_unseen(boxes):
-        return boxes
     reversed_rows = (boxes[:, 2:] < (boxes[:, :2] if xyxy else 0)).any(1)
     if reversed_rows.any():
         row = int(reversed_rows.nonzero()[0])
         expected = "x1 <= x2 and y1 <= y2" if xyxy else "width and height >= 0"
         raise ValueError(f"{name} must have {expected}, row {row} is {boxes[row].tolist()}")
     return boxes
-
-
-def _is_unseen(boxes: Tensor) -> bool:
-    """No row to look at: a fake tensor has a shape and a device, but no values."""
-    return isinstance(boxes, FakeTensor) or len(boxes) == 0
 
 
 def _check_rows(boxes: Tensor, name: str) -> None:
@@ -45,7 +37,7 @@ def _check_rows(boxes: Tensor, name: str) -> None:
         raise ValueError(f"{name} must have shape (N, 4), got {tuple(boxes.shape)}")
     if not boxes.is_floating_point():
         raise ValueError(f"{name} must hold floats (pixels), got {boxes.dtype}; use .float()")
-    if not _is_unseen(boxes) and not torch.isfinite(boxes).all():
+    if not torch.isfinite(boxes).all():
         row = int((~torch.isfinite(boxes)).any(1).nonzero()[0])
         raise ValueError(f"{name} must be finite, row {row} is {boxes[row].tolist()}")
 
@@ -156,8 +148,8 @@ def encode_boxes(
     _check_lengths(boxes=boxes, anchors=anchors)
     _check_weights(weights)
     for name, value in (("boxes", boxes), ("anchors", anchors)):
-        flat = None if _is_unseen(value) else (value[:, 2:] <= value[:, :2]).any(1)
-        if flat is not None and flat.any():
+        flat = (value[:, 2:] <= value[:, :2]).any(1)
+        if flat.any():
             row = int(flat.nonzero()[0])
             raise ValueError(
                 f"{name} must have positive width and height to be encoded, "

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from pretend_cuda import pretend_cuda
 from shared import browser_programs
 
 from helpers.shapes import ShapesDataset
@@ -15,6 +16,13 @@ def same_numbers_whatever_ran_before() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     plt.close("all")
+
+
+@pytest.fixture
+def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A GPU seems to be there; what would fail on a real one fails."""
+    with pretend_cuda(monkeypatch):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,9 @@
 """A GPU for machines without one: numbers on the CPU that say they are on CUDA.
 
-Fake tensors have no values, so code that looks at values (matching, NMS, training loops) cannot run
-on them. These have values, and an operation that would fail on a GPU fails here, too: one that
-mixes tensors of both devices, or hands a tensor on CUDA to NumPy.
+PyTorch's fake tensors have no values, so code that looks at values (matching, NMS, training loops)
+cannot run on them; nor do older releases of PyTorch make them without a GPU. These have values,
+and an operation that would fail on a GPU fails here, too: one that mixes tensors of both devices,
+or hands a tensor on CUDA to NumPy.
 """
 
 from collections.abc import Iterator
@@ -30,6 +31,9 @@ class OnCuda(Tensor):
         raise TypeError("can't convert cuda tensor to numpy, use .cpu() first")
 
     numpy = __array__
+
+    def __format__(self, specification):
+        return format(self.item() if self.ndim == 0 else self.tolist(), specification)
 
     def __deepcopy__(self, memo):
         copy = self.detach().clone()

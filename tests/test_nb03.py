@@ -24,7 +24,6 @@ from shared import (
     random_boxes,
 )
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import roi_align, roi_pool
@@ -244,14 +243,11 @@ def test_templates_are_a_buffer(nb):
     assert torch.equal(layer.base_anchors, before)  # clipping is in place, elsewhere
 
 
-def test_anchors_follow_the_device(nb):
-    """Fake CUDA tensors have a device and no values, so this runs without a GPU."""
-    layer = nb.AnchorGeneratorTorch()
-    with FakeTensorMode() as mode:
-        state = {"base_anchors": mode.from_tensor(layer.base_anchors).to("cuda")}
-        for arguments in (((3, 5),), ((3, 5), (48, 80))):
-            anchors = torch.func.functional_call(layer, state, arguments)
-            assert anchors.device.type == "cuda" and anchors.shape == (135, 4)
+def test_anchors_follow_the_device(nb, pretended_gpu):
+    layer = nb.AnchorGeneratorTorch().to("cuda")
+    for arguments in (((3, 5),), ((3, 5), (48, 80))):
+        anchors = layer(*arguments)
+        assert anchors.device.type == "cuda" and anchors.shape == (135, 4)
 
 
 # ---------------------------------------------------------------- the network
@@ -1187,33 +1183,20 @@ def test_a_saved_detector_finds_the_same(nb, pooling):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_nothing_is_left_on_the_cpu(nb, monkeypatch):
-    """Everything whose shape does not depend on values, with fake CUDA tensors."""
+def test_nothing_is_left_on_the_cpu(nb, monkeypatch, pretended_gpu):
     monkeypatch.setattr(nb, "DEVICE", torch.device("cuda"))
-    model = tiny_model(nb)
-    state = {key: value.detach() for key, value in model.state_dict().items()}
-
-    class Parts(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model = model
-
-        def forward(self, images, boxes):
-            features = self.model.backbone(images)
-            anchors = self.model.anchor_generator(features.shape[2:], (64, 96))
-            answers = self.model.rpn(features)
-            pooled = self.model.pooling(features, boxes, (64, 96)).flatten(1)
-            labels = nb.AnchorTargets().assign_anchors(anchors, boxes[0])
-            sampled = nb.label_proposals(anchors, boxes[0][:0], labels[0][:0], anchors[0])
-            moved = nb.FasterRCNN.apply_deltas(anchors, answers[1].view(2, -1, 4)[0])
-            return (anchors, *answers, pooled, *labels, *sampled, moved, *self.model.head(pooled))
-
-    with FakeTensorMode() as mode:
-        state = {f"model.{k}": mode.from_tensor(v).to("cuda") for k, v in state.items()}
-        images = nb.to_input(torch.zeros(2, 3, 64, 96, dtype=torch.uint8))
-        boxes = [torch.zeros(5, 4, device="cuda")] * 2
-        answers = torch.func.functional_call(Parts(), state, (images, boxes))
-    assert {t.device.type for t in (images, *answers)} == {"cuda"}
+    model = tiny_model(nb).to("cuda")
+    images = nb.to_input(torch.zeros(2, 3, 64, 96, dtype=torch.uint8))
+    boxes = [torch.tensor([[4.0, 6, 30, 40]] * 5, device="cuda")] * 2
+    features = model.backbone(images)
+    anchors = model.anchor_generator(features.shape[2:], (64, 96))
+    answers = model.rpn(features)
+    pooled = model.pooling(features, boxes, (64, 96)).flatten(1)
+    labels = nb.AnchorTargets().assign_anchors(anchors, boxes[0])
+    sampled = nb.label_proposals(anchors, boxes[0][:0], labels[0][:0], anchors[0])
+    moved = nb.FasterRCNN.apply_deltas(anchors, answers[1].view(2, -1, 4)[0])
+    found = (anchors, *answers, pooled, *labels, *sampled, moved, *model.head(pooled))
+    assert {t.device.type for t in (images, *found)} == {"cuda"}
 
 
 # ---------------------------------------------------------------- training and evaluation

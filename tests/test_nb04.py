@@ -22,7 +22,6 @@ from shared import (
     random_boxes,
 )
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import FeaturePyramidNetwork, sigmoid_focal_loss
 
@@ -578,29 +577,14 @@ def test_extreme_answers_are_survived(nb, logit, delta):
     assert (len(found["labels"]) > 0) == (logit > 0) and found["labels"].dtype == torch.int64
 
 
-def test_nothing_is_left_on_the_cpu(nb):
-    """Everything whose shape does not depend on values, with fake CUDA tensors."""
-
-    class Parts(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model = tiny_model(nb)
-
-        def forward(self, images):
-            logits, deltas, anchors = self.model(images)
-            none = nb.match_anchors(logits.new_zeros(len(anchors), 0))
-            loss = nb.FocalLoss(reduction="none")(logits, torch.zeros_like(logits)).sum(dim=2)
-            flags = loss > 0
-            hardest = nb.DenseLoss(mining=3).hardest(loss, flags, ~flags)
-            return logits, deltas, anchors, none, loss, hardest
-
-    parts = Parts()
-    state = {key: value.detach() for key, value in parts.state_dict().items()}
-    with FakeTensorMode() as mode:
-        state = {key: mode.from_tensor(value).to("cuda") for key, value in state.items()}
-        images = to_input(torch.zeros(2, 3, 64, 96, dtype=torch.uint8), torch.device("cuda"))
-        answers = torch.func.functional_call(parts, state, (images,))
-    assert [t.device.type for t in (images, *answers)] == ["cuda"] * 7
+def test_nothing_is_left_on_the_cpu(nb, pretended_gpu):
+    images = to_input(torch.zeros(2, 3, 64, 96, dtype=torch.uint8), torch.device("cuda"))
+    logits, deltas, anchors = tiny_model(nb).to("cuda")(images)
+    none = nb.match_anchors(logits.new_zeros(len(anchors), 0))
+    loss = nb.FocalLoss(reduction="none")(logits, torch.zeros_like(logits)).sum(dim=2)
+    hardest = nb.DenseLoss(mining=3).hardest(loss, loss > 0, loss <= 0)
+    answers = (images, logits, deltas, anchors, none, loss, hardest)
+    assert [t.device.type for t in answers] == ["cuda"] * 7
 
 
 # ---------------------------------------------------------------- the loss

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shared import check_stubs_and_solutions, notebook_code, random_boxes
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.ops import box_convert, box_iou
 
 from helpers import boxes as reference
@@ -141,15 +140,10 @@ def test_activations_by_loops(nb, sizes, activation):
     assert (found[..., 2:4] < 0).any() == (sizes == "raw")
 
 
-def test_nothing_is_left_on_the_cpu(nb):
-    """Everything whose shape does not depend on values, with fake CUDA tensors."""
-    model = tiny_yolo(nb)
-    state = {key: value.detach() for key, value in model.state_dict().items()}
-    with FakeTensorMode() as mode:
-        state = {key: mode.from_tensor(value).to("cuda") for key, value in state.items()}
-        images = torch.zeros(2, 3, 64, 64, device="cuda")
-        predictions = torch.func.functional_call(model, state, (images,))
-        mask, iou = nb.YOLOLoss().responsibility(predictions, predictions)
+def test_nothing_is_left_on_the_cpu(nb, pretended_gpu):
+    images = torch.zeros(2, 3, 64, 64, device="cuda")
+    predictions = tiny_yolo(nb).to("cuda")(images)
+    mask, iou = nb.YOLOLoss().responsibility(predictions, predictions)
     assert {t.device.type for t in (predictions, mask, iou)} == {"cuda"}
     assert predictions.shape == (2, 7, 7, 2, 8) and mask.shape == iou.shape == (2, 7, 7, 2)
 

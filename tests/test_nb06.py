@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shared import NASTY_BOXES, check_stubs_and_solutions, notebook_code, objects_of, random_boxes
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.models.detection._utils import Matcher, SSDMatcher
 from torchvision.ops import batched_nms, sigmoid_focal_loss
 
@@ -320,16 +319,11 @@ def test_nms_per_class_is_torchvisions(nb, seed, classes, iou):
 
 
 @MODELS
-def test_nothing_is_left_on_the_cpu(nb, make):
-    """Everything whose shape does not depend on values, with fake CUDA tensors."""
-    model = make(nb)
-    state = {key: value.detach() for key, value in model.state_dict().items()}
-    with FakeTensorMode() as mode:
-        state = {key: mode.from_tensor(value).to("cuda") for key, value in state.items()}
-        images = to_input(torch.zeros(2, 3, 64, 96, dtype=torch.uint8), torch.device("cuda"))
-        logits, deltas, boxes = torch.func.functional_call(model, state, (images,))
-        none = nb.match_boxes(logits.new_zeros(len(boxes), 0))
-        mined = nb.mine_hard_negatives(logits[..., 0], deltas[..., 0] > 0, deltas[..., 0] <= 0)
+def test_nothing_is_left_on_the_cpu(nb, pretended_gpu, make):
+    images = to_input(torch.zeros(2, 3, 64, 96, dtype=torch.uint8), torch.device("cuda"))
+    logits, deltas, boxes = make(nb).to("cuda")(images)
+    none = nb.match_boxes(logits.new_zeros(len(boxes), 0))
+    mined = nb.mine_hard_negatives(logits[..., 0], deltas[..., 0] > 0, deltas[..., 0] <= 0)
     assert {t.device.type for t in (images, logits, deltas, boxes, none, mined)} == {"cuda"}
 
 

@@ -18,8 +18,6 @@ from shared import (
     objects_of,
 )
 from torch import nn, tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.testing import assert_close
 
 from helpers import boxes as reference
@@ -584,25 +582,16 @@ def test_gradients_are_finite(nb, norm_first, counts):
 
 
 @PLACES
-def test_nothing_is_left_on_the_cpu(nb, places):
-    """All but the assignment, which needs real numbers, with fake CUDA tensors."""
-    model, pairs = tiny_detr(nb, places=places), (torch.arange(2), torch.arange(2))
-    criterion = nb.DETRLoss(matcher=lambda *_: [pairs, (pairs[0][:0], pairs[1][:0])])
-    with FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True) as mode:
-        states = [
-            {k: mode.from_tensor(v.detach()).to("cuda") for k, v in m.state_dict().items()}
-            for m in (model, criterion)
-        ]
-        images = torch.zeros(2, 3, 64, 64, device="cuda")
-        outputs = torch.func.functional_call(model, states[0], (images,))
-        boxes = [torch.ones(n, 4, device="cuda") for n in (2, 0)]
-        labels = [torch.zeros(n, dtype=torch.long, device="cuda") for n in (2, 0)]
-        targets = nb.targets_of(boxes, labels)
-        total, parts = torch.func.functional_call(criterion, states[1], (outputs, targets))
-        logits, raw = outputs[-1]
-        costs = nb.HungarianMatcher().costs(logits[0], raw[0], labels[0], targets[0]["boxes"])
-        found = [v for d in nb.decode(logits, raw, (64, 64)) for v in d.values()]
-        answers = [total, *parts.values(), costs, *found, *(t for o in outputs for t in o)]
+def test_nothing_is_left_on_the_cpu(nb, pretended_gpu, places):
+    outputs = tiny_detr(nb, places=places).to("cuda")(torch.zeros(2, 3, 64, 64, device="cuda"))
+    boxes = [torch.tensor([[4.0, 6, 30, 40]] * n, device="cuda").reshape(-1, 4) for n in (2, 0)]
+    labels = [torch.zeros(n, dtype=torch.long, device="cuda") for n in (2, 0)]
+    targets = nb.targets_of(boxes, labels)
+    total, parts = nb.DETRLoss().to("cuda")(outputs, targets)
+    logits, raw = outputs[-1]
+    costs = nb.HungarianMatcher().costs(logits[0], raw[0], labels[0], targets[0]["boxes"])
+    found = [v for d in nb.decode(logits, raw, (64, 64)) for v in d.values()]
+    answers = [total, *parts.values(), costs, *found, *(t for o in outputs for t in o)]
     assert [t.device.type for t in answers] == ["cuda"] * (4 + 1 + 6 + 4)
 
 
