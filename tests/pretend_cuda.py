@@ -138,6 +138,8 @@ def pretend_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return plain_to(module, *rest, **kwargs) if rest or kwargs else module
 
     monkeypatch.setattr(nn.Module, "to", module_to)
+    monkeypatch.setattr(nn.Module, "cpu", lambda module: module_to(module, CPU))
+    monkeypatch.setattr(nn.Module, "cuda", lambda module: module_to(module, CUDA))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: None)
     with PretendCuda():
         yield
