@@ -93,6 +93,22 @@ def test_origins_name_seeds_by_folder_and_every_machine(nb):
     assert nb.origins([], ["YOLO"]) == [("YOLO", "–", "–", "")]
 
 
+def test_median_ms_forgets_a_busy_moment(nb):
+    rows = [row(ms_per_image=value) for value in (2.0, 30.0, None, 2.2)]
+    assert nb.median_ms(rows) == pytest.approx(2.2) and np.isnan(nb.median_ms([row()]))
+
+
+def test_without_opencv_a_sentence_says_so(nb, monkeypatch, capsys):
+    def missing():
+        raise RuntimeError("Selective search needs OpenCV")
+
+    assert nb.can_search()
+    monkeypatch.setattr(nb, "selective_search_module", missing)
+    assert not nb.can_search() and "needs OpenCV" in capsys.readouterr().out
+    monkeypatch.setattr(nb, "latest_weights", committed)
+    assert "Fast R-CNN" not in nb.load_detectors()
+
+
 # ---------------------------------------------------------------- bootstrap
 
 
@@ -168,6 +184,20 @@ def test_the_threshold_parts_right_boxes_from_wrong_ones(nb):
     assert 0.4 < threshold <= 0.6 and f1 == 1.0
     assert nb.best_threshold([NOTHING], [t])[1] == 0.0
     assert nb.best_threshold([NOTHING], [NO_OBJECT]) == (0.5, 0.0)
+
+
+@given(SEEDS, st.sampled_from([0.1, 0.5, 0.9]))
+def test_f1_is_the_harmonic_mean_of_precision_and_recall(nb, seed, threshold):
+    found, targets = noisy(seed)
+    right = shown = 0
+    for d, t in zip(found, targets):
+        kept = nb.shown(d, threshold)
+        shown += len(kept["boxes"])
+        right += sum(kind == "correct" for kind, _ in nb.judge(kept, t))
+    objects = sum(len(t["boxes"]) for t in targets)
+    precision, recall = right / max(shown, 1), right / objects
+    expected = 2 * precision * recall / (precision + recall) if right else 0.0
+    assert nb.f1_at(found, targets, threshold) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -288,6 +318,14 @@ def test_scenes_hold_at_most_the_objects_asked_for(nb, objects):
     assert all(len(t["boxes"]) <= objects for t in scenes.targets)
     again = nb.Scenes(2, objects)
     assert torch.equal(again.images, scenes.images[:2])
+
+
+def test_shrunk_boxes_keep_their_centre(nb):
+    d = detection([[0, 0, 10, 20], [5, 5, 5, 5]], [0.9, 0.8], [0, 1])
+    small = nb.shrunk(d, 0.5)
+    assert small["boxes"].tolist() == [[2.5, 5, 7.5, 15], [5, 5, 5, 5]]
+    assert d["boxes"][0].tolist() == [0, 0, 10, 20] and small["labels"] is d["labels"]
+    assert nb.shrunk(NOTHING, 0.5)["boxes"].shape == (0, 4)
 
 
 def test_share_found_counts_objects_not_images(nb):
