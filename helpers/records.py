@@ -1,11 +1,14 @@
 """Run records: one row of measurements per trained model, one JSON file per notebook."""
 
+import contextlib
+import glob
 import io
 import json
 import math
 import numbers
 import os
 import re
+import time
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -43,11 +46,20 @@ def write_atomic(path: str | Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name of our own in the same folder: os.replace is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    _remove_leftovers(path)
     try:
         temporary.write_bytes(data)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what writers of `path` left that were killed in the middle, an hour ago or more."""
+    for old in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):  # another writer may be tidying up, too
+            if time.time() - old.stat().st_mtime > 3600:
+                old.unlink()
 
 
 def make_row(

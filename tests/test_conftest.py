@@ -86,13 +86,13 @@ def test_an_excused_cell_fails_the_session(session, tmp_path):
 def test_a_timeout_fails_the_session(session, tmp_path):
     sleep = "import time\ntime.sleep(30)"
     notebook(tmp_path / "notebooks" / "00_slow.ipynb", sleep, "x = 1")
-    result = session("--nbval-cell-timeout=1")
+    result = session("--nbval-cell-timeout=1", "-n0")
     assert result.returncode == 1
     assert "Timeout of 1 seconds" in result.stdout
 
 
 def test_a_session_without_notebooks(session):
-    result = session("-k", "one", "--color=no")
+    result = session("-k", "one", "--color=no", "-n0")
     assert result.returncode == 0 and "seconds per notebook" not in result.stdout
     assert result.stdout.splitlines()[-1].startswith("lectures: 1 passed, 0 failed")
 

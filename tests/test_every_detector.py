@@ -1,5 +1,8 @@
 """What must hold for every detector: training and reading on a GPU, and on nasty images."""
 
+import contextlib
+import functools
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -121,19 +124,16 @@ NASTY = {
 def lessons():
     """The code of each notebook, loaded when first asked for."""
     plt.switch_backend("agg")
-    loaded, contexts = {}, []
+    with contextlib.ExitStack() as stack:
 
-    def lesson(name):
-        if name not in loaded:
-            context = notebook_code(name, SEED=0, K=CLASSES, C=CLASSES, DEVICE=CPU)
-            contexts.append(context)
-            loaded[name] = context.__enter__()
-            add_constants(loaded[name], {"LOSS"})
-        return loaded[name]
+        @functools.cache
+        def lesson(name):
+            settings = {"SEED": 0, "K": CLASSES, "C": CLASSES, "DEVICE": CPU}
+            module = stack.enter_context(notebook_code(name, **settings))
+            add_constants(module, {"LOSS"})
+            return module
 
-    yield lesson
-    for context in reversed(contexts):
-        context.__exit__(None, None, None)
+        yield lesson
 
 
 def prepared(lesson, monkeypatch, images, device=CPU):

@@ -1,7 +1,12 @@
 """helpers.records: what is written can be read, and nothing else is taken for a record."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -120,6 +125,52 @@ def test_concurrent_writers_leave_one_whole_file():
     for writer in writers:
         writer.join()
     assert len(records.read_records()[0]) == 2
+
+
+WRITER = """
+import json, sys
+from helpers import records
+rows = json.loads(sys.stdin.readline())
+print("writing", flush=True)
+while True:
+    records.write_records("05_yolo", rows)
+"""
+
+
+def test_a_killed_writer_leaves_a_whole_file():
+    """A kernel can be killed at any moment: the record is the old one or the new one."""
+    rows = [row(seed=seed, variant="x" * 2000) for seed in range(200)]
+    folder = records.write_records("05_yolo", rows[:1]).parent
+    for attempt in range(5):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER],
+            cwd=records.ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        writer.stdin.write(json.dumps(rows) + "\n")
+        writer.stdin.flush()
+        assert writer.stdout.readline() == "writing\n"
+        time.sleep(0.05 + 0.013 * attempt)
+        writer.kill()
+        writer.communicate()
+        read, problems = records.read_records()
+        assert read in (rows[:1], rows) and problems == []
+    assert read == rows
+    for name in os.listdir(folder):  # a killed writer's own file, which nobody reads
+        assert name == "05_yolo.json" or re.fullmatch(r"\.05_yolo\.json\.\w+\.tmp", name)
+
+
+def test_what_killed_writers_left_is_removed_later():
+    path = records.write_records("05_yolo", [row()])
+    names = [".05_yolo.json.old.tmp", ".05_yolo.json.new.tmp", ".06_ssd.json.old.tmp", "my.tmp"]
+    for name in names:
+        (path.parent / name).write_text("[")
+        if "new" not in name:
+            os.utime(path.parent / name, (0, 0))
+    records.write_records("05_yolo", [row()])
+    assert {p.name for p in path.parent.iterdir()} == {path.name, *names[1:]}
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ def licences():
 def stated(name):
     """All that a package's metadata says about its licence."""
     data = metadata.metadata(name)
-    fields = [data["License-Expression"], data["License"], *data.get_all("Classifier", [])]
+    fields = [data.get("License-Expression"), data.get("License"), *data.get_all("Classifier", [])]
     return " ".join(field for field in fields if field and "Programming" not in field)
 
 

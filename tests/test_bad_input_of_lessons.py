@@ -1,0 +1,208 @@
+"""Bad input to the classes and functions of the lectures: an error, and never a wrong number.
+
+Broadcasting would make many of these calls return something. Each message is the lesson's own, or
+PyTorch's where that says what is wrong.
+"""
+
+import contextlib
+import functools
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from shared import notebook_code
+from torch import tensor
+
+CPU = torch.device("cpu")
+BOXES, LABELS = tensor([[4.0, 4, 20, 20], [8, 8, 30, 30]]), tensor([0, 1])
+TARGET = {"boxes": torch.full((1, 4), 0.5), "labels": tensor([0])}
+NARROW = (4, 4, 8, 8)
+
+
+def z(*shape):
+    return torch.zeros(shape)
+
+
+def fast_rcnn(nb):
+    return nb.FastRCNN(3, nb.small_backbone(), channels=96)
+
+
+def fast_rcnn_loss(nb, labels, classes=4, deltas=12):
+    return nb.FastRCNNLoss(3)(z(2, classes), z(2, deltas), labels, z(2, 4), z(2, 4))
+
+
+def yolo(nb, **options):
+    return nb.YOLODetector(3, 7, 2, nb.SimpleBackbone(NARROW), head=8, **options)
+
+
+def detr(nb):
+    return nb.DETR(3, 5, NARROW, 16, 2, 16, (1, 1))
+
+
+# lesson: {what is wrong: (call, message)}
+CASES = {
+    "02_fast_rcnn": {
+        "RoIs without image": (
+            lambda nb: nb.RoIPooling()(z(1, 4, 8, 8), z(2, 4), (128, 128)),
+            r"rois must have shape \(R, 5\), got \(2, 4\)",
+        ),
+        "an image that is not there": (
+            lambda nb: nb.VectorisedRoIPooling()(
+                z(1, 4, 8, 8), tensor([[3.0, 0, 0, 20, 20]]), (128, 128)
+            ),
+            "index 3 is out of bounds",
+        ),
+        "one image without its axis": (lambda nb: fast_rcnn(nb)(z(3, 64, 64), z(1, 5)), "4D input"),
+        "four channels": (lambda nb: fast_rcnn(nb)(z(1, 4, 64, 64), z(1, 5)), "to have 3 channels"),
+        "features of another width": (
+            lambda nb: nb.FastRCNNHead(16, 3)(z(2, 15)),
+            "shapes cannot be multiplied",
+        ),
+        "one target for all": (
+            lambda nb: nb.smooth_l1_loss(z(2, 4), z(4)),
+            r"shapes differ: \(2, 4\), \(4,\)",
+        ),
+        "label too large": (
+            lambda nb: fast_rcnn_loss(nb, tensor([0, 7])),
+            r"labels must lie in 0..3, got \[0, 7\]",
+        ),
+        "negative label": (
+            lambda nb: fast_rcnn_loss(nb, tensor([0, -1])),
+            r"labels must lie in 0..3, got \[-1, 0\]",
+        ),
+        "one label for two": (lambda nb: fast_rcnn_loss(nb, LABELS[:1]), "batch_size"),
+        "deltas of two classes": (
+            lambda nb: fast_rcnn_loss(nb, LABELS, deltas=8),
+            "is invalid for input of size 16",
+        ),
+    },
+    "03_faster_rcnn": {
+        "negative stride": (lambda nb: nb.BaseAnchors(stride=-1), "all must be positive"),
+        "channels": (lambda nb: nb.RPN(8, 9, 8)(z(1, 7, 4, 4)), "to have 8 channels"),
+        "more lists than images": (
+            lambda nb: nb.RoIAlign()(z(1, 4, 8, 8), [BOXES, BOXES], (128, 128)),
+            "argument 2 is longer",
+        ),
+        "boxes of five numbers": (
+            lambda nb: nb.AnchorTargets().assign_anchors(BOXES, z(2, 5)),
+            "must match the size",
+        ),
+        "objects of one image for two": (
+            lambda nb: nb.RPNLoss()(z(2, 5), z(2, 5, 4), z(5, 4), [BOXES]),
+            "argument 3 is shorter",
+        ),
+    },
+    "04_fpn_retinanet": {
+        "two maps for three levels": (
+            lambda nb: nb.SimpleFPN((4, 8, 16), 8)([z(1, 4, 16, 16), z(1, 8, 8, 8)]),
+            "argument 2 is shorter",
+        ),
+        "class indices": (
+            lambda nb: nb.FocalLoss()(z(5, 3), LABELS),
+            r"shapes must be equal, got \(5, 3\) and \(2,\)",
+        ),
+        "reduction": (lambda nb: nb.FocalLoss(reduction="avg"), "must be mean, sum or none"),
+        "certainty": (lambda nb: nb.prior_bias(1.0), "pi must lie between 0 and 1, got 1.0"),
+        "label too large": (
+            lambda nb: nb.DenseLoss()(z(1, 2, 3), z(1, 2, 4), BOXES, [BOXES], [LABELS + 5]),
+            "index 5 is out of bounds",
+        ),
+        "anchors of another map": (
+            lambda nb: nb.DenseLoss()(z(1, 5, 3), z(1, 5, 4), z(6, 4), [BOXES], [LABELS]),
+            "does not match the shape",
+        ),
+    },
+    "05_yolo": {
+        "one image without its axis": (lambda nb: yolo(nb)(z(3, 64, 64)), "4D input"),
+        "grey images": (lambda nb: yolo(nb)(z(1, 1, 64, 64)), "to have 3 channels"),
+        "activation": (lambda nb: yolo(nb, activation="x"), "unknown sizes or activation"),
+        "rule": (lambda nb: nb.YOLOLoss(responsible="x"), "unknown rule: 'x'"),
+        "one target for two images": (
+            lambda nb: nb.YOLOLoss()(z(2, 7, 7, 2, 8), z(1, 7, 7, 2, 8)),
+            r"shapes differ: \(2, 7, 7, 2, 8\), \(1, 7, 7, 2, 8\)",
+        ),
+        "another grid": (
+            lambda nb: nb.YOLOLoss()(z(1, 7, 7, 2, 8), z(1, 8, 8, 2, 8)),
+            "shapes differ",
+        ),
+        "index": (lambda nb: nb.SyntheticObjectDataset(2)[5], "index 5 of 2 samples"),
+    },
+    "06_ssd": {
+        "stride": (lambda nb: nb.SSDBackbone(first_stride=4), "must be 8 or 16, got 4"),
+        "deltas of other boxes": (
+            lambda nb: nb.MultiBoxLoss()(z(1, 2, 4), z(1, 3, 4), BOXES, [BOXES], [LABELS]),
+            "2, 3, 2 boxes",
+        ),
+        "objects of one image for two": (
+            lambda nb: nb.MultiBoxLoss()(z(2, 2, 4), z(2, 2, 4), BOXES, [BOXES], [LABELS]),
+            "batch_size",
+        ),
+        "label too large": (
+            lambda nb: nb.MultiBoxLoss()(z(1, 2, 4), z(1, 2, 4), BOXES, [BOXES], [LABELS + 5]),
+            "out of bounds",
+        ),
+    },
+    "07_fcos": {
+        "kind of loss": (lambda nb: nb.IoULoss("x"), "kind must be linear or log, got 'x'"),
+        "class indices": (
+            lambda nb: nb.FocalLoss()(z(5, 5), z(5)),
+            r"shapes differ: \(5, 5\), \(5,\)",
+        ),
+        "distances of other locations": (lambda nb: nb.boxes_of(z(5, 2), z(3, 4)), "must match"),
+        "boxes of five numbers": (lambda nb: nb.ltrb_of(z(5, 2), z(3, 5)), "must match"),
+        "distances": (
+            lambda nb: nb.FCOSDetector(3, NARROW, 8, groups=4, distances="x"),
+            "distances must be exp or relu, got 'x'",
+        ),
+    },
+    "08_detr": {
+        "width": (lambda nb: nb.PositionalEncoding2D(6), "dim must be a multiple of 4, got 6"),
+        "heads": (lambda nb: nb.MultiHeadAttention(10, 3), "10 is not a multiple of heads 3"),
+        "tokens of another width": (
+            lambda nb: nb.MultiHeadAttention(8, 2)(z(1, 3, 7), z(1, 3, 8), z(1, 3, 8)),
+            "shapes cannot be multiplied",
+        ),
+        "too few queries": (
+            lambda nb: nb.HungarianMatcher()(z(1, 0, 4), z(1, 0, 4), [TARGET]),
+            "image 0 has 1 objects, more than 0 queries",
+        ),
+        "one target for two images": (
+            lambda nb: nb.HungarianMatcher()(z(2, 5, 4), z(2, 5, 4), [TARGET]),
+            "1 targets for 2 images",
+        ),
+        "the loss of two images": (
+            lambda nb: nb.DETRLoss(3)([(z(2, 5, 4), z(2, 5, 4) + 0.5)], [TARGET]),
+            "1 targets for 2 images",
+        ),
+        "label too large": (
+            lambda nb: nb.DETRLoss(3)(
+                [(z(1, 5, 4), z(1, 5, 4) + 0.5)], [TARGET | {"labels": tensor([9])}]
+            ),
+            "index 9 is out of bounds",
+        ),
+        "NaN": (
+            lambda nb: nb.HungarianMatcher()(
+                torch.full((1, 5, 4), torch.nan), z(1, 5, 4) + 0.5, [TARGET]
+            ),
+            "invalid numeric entries",
+        ),
+        "one image without its axis": (lambda nb: detr(nb)(z(3, 64, 64)), "4D input"),
+    },
+}
+EVERY_CASE = [(lesson, case) for lesson, cases in CASES.items() for case in cases]
+
+
+@pytest.fixture(scope="module")
+def lessons():
+    """The code of each lesson, loaded when first asked for."""
+    plt.switch_backend("agg")
+    with contextlib.ExitStack() as stack:
+        load = functools.partial(notebook_code, SEED=0, K=3, C=3, DEVICE=CPU)
+        yield functools.cache(lambda name: stack.enter_context(load(name)))
+
+
+@pytest.mark.parametrize("name, case", EVERY_CASE, ids=lambda value: value.replace(" ", "-"))
+def test_a_lesson_refuses(lessons, name, case):
+    call, message = CASES[name][case]
+    with pytest.raises((ValueError, RuntimeError, IndexError), match=message):
+        call(lessons(name))
