@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from helpers.records import runs_folder, write_atomic
+from helpers.records import ROOT, runs_folder, write_atomic
 from helpers.shapes import benchmark
 
+COMMITTED = ROOT / "data" / "proposals"
 SCALE, SIGMA, MIN_SIDE = 150, 0.8, 6  # lecture 01's settings: granularity, blur, pixels
 
 
@@ -81,20 +82,23 @@ def selective_search(images: Tensor) -> list[Tensor]:
 def benchmark_proposals(split: str, directory: str | Path | None = None) -> list[Tensor]:
     """`selective_search` on the images of `benchmark(split)`, from a file if it was done before.
 
-    The file is `selective_search_<split>.npz` in runs/ (or `directory`). Its key covers pixels,
-    settings and OpenCV's version; a file with another key, or a damaged one, is made anew.
+    The file is `selective_search_<split>.npz` in runs/ (or `directory`), or else the committed one
+    in data/proposals. Its key covers pixels, settings and OpenCV's version; where no file has it,
+    the boxes are computed and kept in runs/.
     """
     images = benchmark(split).images
     selective_search_module()  # a missing OpenCV is said before a file is looked for
     path = runs_folder(directory) / f"selective_search_{split}.npz"
     key = _key(images)
-    boxes = _read(path, key)
-    if boxes is None:
-        boxes = selective_search(images)
-        buffer = io.BytesIO()
-        counts = np.array([len(b) for b in boxes])
-        np.savez_compressed(buffer, key=key, counts=counts, boxes=torch.cat(boxes).short().numpy())
-        write_atomic(path, buffer.getvalue())
+    for file in (path, COMMITTED / path.name):
+        boxes = _read(file, key)
+        if boxes is not None:
+            return boxes
+    boxes = selective_search(images)
+    buffer = io.BytesIO()
+    counts = np.array([len(b) for b in boxes])
+    np.savez_compressed(buffer, key=key, counts=counts, boxes=torch.cat(boxes).short().numpy())
+    write_atomic(path, buffer.getvalue())
     return boxes
 
 

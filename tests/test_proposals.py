@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from helpers import proposals
 from helpers.proposals import (
+    COMMITTED,
     benchmark_proposals,
     selective_search,
     selective_search_module,
     sliding_windows,
 )
 from helpers.records import ROOT
-from helpers.shapes import ShapesDataset
+from helpers.shapes import ShapesDataset, benchmark
 
 
 class Missing:
@@ -286,6 +287,33 @@ def test_a_missing_opencv_is_said_although_there_is_a_file(searched, tmp_path, m
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(RuntimeError, match="Selective search needs OpenCV"):
         benchmark_proposals("train", tmp_path)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_the_committed_files_hold_what_selective_search_finds(split, tmp_path, monkeypatch):
+    import cv2
+
+    pixels = benchmark(split).images
+    with np.load(COMMITTED / f"selective_search_{split}.npz", allow_pickle=False) as file:
+        counts, boxes = file["counts"], torch.from_numpy(file["boxes"]).float()
+        assert boxes.dtype == torch.float32 and len(counts) == len(pixels)
+        committed = boxes.split(counts.tolist())
+    some = list(range(0, len(pixels), len(pixels) // 8))
+    assert same([committed[i] for i in some], selective_search(pixels[some]))
+    monkeypatch.setattr(proposals, "selective_search", lambda pixels: [torch.zeros(0, 4)] * 9)
+    used = len(benchmark_proposals(split, tmp_path)) == len(pixels)
+    assert used or not cv2.__version__.startswith("5.0.0")  # the version that made the files
+    assert used == (list(tmp_path.iterdir()) == [])
+
+
+def test_ones_own_file_comes_before_the_committed_one(searched, tmp_path, monkeypatch):
+    monkeypatch.setattr(proposals, "COMMITTED", tmp_path / "committed")
+    first = benchmark_proposals("train", tmp_path / "committed")
+    assert same(benchmark_proposals("train", tmp_path / "runs"), first) and len(searched) == 1
+    assert not (tmp_path / "runs").exists()
+    own = benchmark_proposals("test", tmp_path / "runs")
+    (tmp_path / "committed" / "selective_search_test.npz").write_bytes(b"damaged")
+    assert same(benchmark_proposals("test", tmp_path / "runs"), own) and len(searched) == 2
 
 
 def test_an_unknown_split_is_named(tmp_path):
