@@ -78,12 +78,10 @@ def refuse_mixture(function, values: list) -> None:
     """Raise where a GPU would: the rules of PyTorch for arguments on two devices."""
     tensors = [v for v in values if isinstance(v, Tensor)]
     on_cpu = [v for v in tensors if not isinstance(v, OnCuda) and v.ndim > 0]
-    if not on_cpu or len(on_cpu) == len(tensors) or function in COPIES:
+    if not on_cpu or not any(isinstance(v, OnCuda) for v in tensors) or function in COPIES:
         return
     if function is Tensor.__getitem__ and isinstance(tensors[0], OnCuda):
         return  # an index may lie on the CPU, the indexed tensor may not
-    if not any(isinstance(v, OnCuda) for v in tensors):
-        return
     name = getattr(function, "__name__", function)
     raise RuntimeError(f"{name}: expected all tensors to be on the same device, found cuda and cpu")
 

@@ -131,7 +131,7 @@ CASES = {
         "stride": (lambda nb: nb.SSDBackbone(first_stride=4), "must be 8 or 16, got 4"),
         "deltas of other boxes": (
             lambda nb: nb.MultiBoxLoss()(z(1, 2, 4), z(1, 3, 4), BOXES, [BOXES], [LABELS]),
-            "2, 3, 2 boxes",
+            r"of other boxes: \(\(1, 2, 4\), \(1, 3, 4\), \(2, 4\)\)",
         ),
         "objects of one image for two": (
             lambda nb: nb.MultiBoxLoss()(z(2, 2, 4), z(2, 2, 4), BOXES, [BOXES], [LABELS]),

@@ -47,12 +47,6 @@ def retinanet(nb, steps):
     return model, history, all_boxes(nb, model.detect)
 
 
-def yolo(nb, steps):
-    model, history = nb.train_on_benchmark(steps)
-    reading = nb.detector_of(model, threshold=0.0)
-    return model, history, detect_all(reading, nb.test_set.images, nb.DEVICE)
-
-
 def ssd(nb, steps):
     model, history = nb.train_ssd(steps)
     return model, history, all_boxes(nb, model.detect)
@@ -63,27 +57,24 @@ def retinanet_of_06(nb, steps):
     return model, history, all_boxes(nb, model.detect, scores_of=nb.sigmoid_scores)
 
 
-def fcos(nb, steps):
+def on_benchmark(nb, steps, **reading):
+    """A lecture whose notebook reads its answers with a function made by detector_of."""
     model, history = nb.train_on_benchmark(steps)
-    reading = nb.detector_of(model, threshold=0.0)
-    return model, history, detect_all(reading, nb.test_set.images, nb.DEVICE)
+    detect = nb.detector_of(model, **reading)
+    return model, history, detect_all(detect, nb.test_set.images, nb.DEVICE)
 
 
-def detr(nb, steps):
-    model, history = nb.train_on_benchmark(steps)
-    return model, history, detect_all(nb.detector_of(model), nb.test_set.images, nb.DEVICE)
-
-
+every_box = functools.partial(on_benchmark, threshold=0.0)
 DETECTORS = {
     "Fast R-CNN": ("02_fast_rcnn", fast_rcnn),
     "RPN": ("03_faster_rcnn", first_stage),
     "Faster R-CNN": ("03_faster_rcnn", faster_rcnn),
     "RetinaNet": ("04_fpn_retinanet", retinanet),
-    "YOLO": ("05_yolo", yolo),
+    "YOLO": ("05_yolo", every_box),
     "SSD": ("06_ssd", ssd),
     "RetinaNet of 06": ("06_ssd", retinanet_of_06),
-    "FCOS": ("07_fcos", fcos),
-    "DETR": ("08_detr", detr),
+    "FCOS": ("07_fcos", every_box),
+    "DETR": ("08_detr", on_benchmark),
 }
 EVERY_DETECTOR = pytest.mark.parametrize("name", DETECTORS)
 
@@ -193,10 +184,10 @@ def test_training_and_reading_on_a_gpu(lessons, monkeypatch, name):
 def test_the_pretended_gpu_gives_the_same_numbers(lessons, monkeypatch):
     few = Few(benchmark("val").images[:4], benchmark("val").targets[:4])
     nb = prepared(lessons("07_fcos"), monkeypatch, few)
-    _, here, _ = fcos(nb, 2)
+    _, here, _ = every_box(nb, 2)
     prepared(nb, monkeypatch, few, CUDA)
     with pretend_cuda(monkeypatch):
-        _, there, _ = fcos(nb, 2)
+        _, there, _ = every_box(nb, 2)
     assert here.columns() == there.columns()
 
 

@@ -131,7 +131,8 @@ WRITER = """
 import json, sys
 from helpers import records
 rows = json.loads(sys.stdin.readline())
-print("writing", flush=True)
+records.write_records("05_yolo", rows)
+print("written once", flush=True)
 while True:
     records.write_records("05_yolo", rows)
 """
@@ -151,13 +152,12 @@ def test_a_killed_writer_leaves_a_whole_file():
         )
         writer.stdin.write(json.dumps(rows) + "\n")
         writer.stdin.flush()
-        assert writer.stdout.readline() == "writing\n"
+        assert writer.stdout.readline() == "written once\n"
         time.sleep(0.05 + 0.013 * attempt)
         writer.kill()
         writer.communicate()
         read, problems = records.read_records()
-        assert read in (rows[:1], rows) and problems == []
-    assert read == rows
+        assert read == rows and problems == []
     for name in os.listdir(folder):  # a killed writer's own file, which nobody reads
         assert name == "05_yolo.json" or re.fullmatch(r"\.05_yolo\.json\.\w+\.tmp", name)
 
