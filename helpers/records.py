@@ -5,7 +5,6 @@ import glob
 import io
 import json
 import math
-import numbers
 import os
 import re
 import time
@@ -15,29 +14,52 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+RECORDS = ROOT / "data" / "reference"  # committed copies of run records
+WEIGHTS = ROOT / "data" / "weights"  # and of weights, in half precision
+EXPERIMENTS = ROOT / "data" / "experiments"
 
 METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 
-# What each column of a row must be: `real` columns may be None where nothing was measured.
+_TEXT, _COUNT = {"type": "string", "minLength": 1}, {"type": "integer", "minimum": 0}
+_REAL = {"type": ["number", "null"], "minimum": 0}
+_CURVE = {"type": "array", "items": {"type": "object", "additionalProperties": {"type": "number"}}}
+# The columns of a row, as JSON schema; null where nothing was measured.
 COLUMNS = {
-    "notebook": "text",
-    "model": "text",
-    "variant": "text",
-    **dict.fromkeys(METRICS, "real"),
-    "parameters": "count",
-    "steps": "count",
-    "train_seconds": "real",
-    "ms_per_image": "real",
-    "device": "text",
-    "threads": "count",
-    "seed": "count",
-    "torch": "text",
+    "notebook": _TEXT,
+    "model": _TEXT,
+    "variant": _TEXT,
+    **dict.fromkeys(METRICS, _REAL | {"maximum": 1}),
+    "parameters": _COUNT,
+    "steps": _COUNT,
+    "train_seconds": _REAL,
+    "ms_per_image": _REAL,
+    "device": _TEXT,
+    "threads": _COUNT,
+    "seed": _COUNT,
+    "torch": _TEXT,
+}
+# Only the rows of experiments have these.
+MORE_COLUMNS = {
+    "versions": {"type": "object", "additionalProperties": _TEXT},
+    "resampled": {"type": "array", "items": _REAL},  # AP of resampled test sets, paired by place
+    "curve": _CURVE,  # AP on the way, with steps and seconds
+    "extra": {"type": "object", "additionalProperties": {"type": "number"}},
+}
+_SCHEMA = {
+    "type": "object",
+    "properties": COLUMNS | MORE_COLUMNS,
+    "required": list(COLUMNS),
+    "additionalProperties": False,
 }
 
 
 def runs_folder(directory: str | Path | None = None) -> Path:
-    """`directory` if given, else the folder named by LECTURE_RUNS, else runs/ in the repository."""
-    return Path(directory or os.environ.get("LECTURE_RUNS") or ROOT / "runs")
+    """`directory` if given, else the folder named by LECTURE_RUNS, else runs/ in the repository.
+
+    In LECTURE_RUNS a tilde is the home folder, and a relative path is one from the repository's
+    root: the same folder for a kernel, the tests and the tools.
+    """
+    return Path(directory or ROOT / Path(os.environ.get("LECTURE_RUNS") or "runs").expanduser())
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:
@@ -102,7 +124,7 @@ def make_row(
         "seed": int(os.environ.get("LECTURE_SEED") or 0) if seed is None else seed,
         "torch": str(torch.__version__),
     }
-    return _checked(row)
+    return checked_row(row)
 
 
 def write_records(
@@ -113,15 +135,14 @@ def write_records(
     Raises ValueError for a row with other columns, a value of the wrong kind or not finite, a row
     of another notebook, or two rows of the same model, variant and seed.
     """
-    checked = [_checked(row) for row in rows]
+    checked = [checked_row(row) for row in rows]
     keys = set()
     for row in checked:
         if row["notebook"] != notebook:
             raise ValueError(f"a row of notebook {row['notebook']!r} among those of {notebook!r}")
-        key = (row["model"], row["variant"], row["seed"])
-        if key in keys:
-            raise ValueError(f"two rows for (model, variant, seed) = {key}")
-        keys.add(key)
+        if row_key(row) in keys:
+            raise ValueError(f"two rows for (model, variant, seed) = {row_key(row)}")
+        keys.add(row_key(row))
     path = _path(notebook, ".json", directory)
     text = json.dumps(checked, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomic(path, text.encode())
@@ -198,39 +219,82 @@ def _measured(value: float | None) -> float | None:
     return float(value)
 
 
-def _checked(row: Mapping[str, Any]) -> dict[str, Any]:
-    """`row` in the order of COLUMNS with plain Python values; ValueError if it breaks a rule."""
-    if not isinstance(row, Mapping) or set(row) != set(COLUMNS):
-        wrong = set(row) ^ set(COLUMNS) if isinstance(row, Mapping) else type(row).__name__
-        raise ValueError(f"a row must have exactly the columns of COLUMNS; differs in {wrong}")
-    checked = {name: _value(name, row[name]) for name in COLUMNS}
-    for name in METRICS:
-        if checked[name] is not None and not 0 <= checked[name] <= 1:
-            raise ValueError(f"{name} must lie in 0..1, got {checked[name]}")
-    return checked
+def checked_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """`row` with plain Python values; ValueError if it does not keep to the schema of COLUMNS."""
+    import jsonschema
 
-
-def _value(name: str, value: Any) -> Any:
-    kind = COLUMNS[name]
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if kind == "text" and isinstance(value, str) and value:
-        return value
-    if kind == "count" and isinstance(value, numbers.Integral) and is_number and value >= 0:
-        return int(value)
-    if kind == "real" and (value is None or is_number and math.isfinite(value) and value >= 0):
-        return None if value is None else float(value)
-    wanted = {"text": "a non-empty string", "count": "an integer >= 0"}
-    raise ValueError(
-        f"{name} must be {wanted.get(kind, 'a finite number >= 0 or None')}, got {value!r}"
-    )
+    try:
+        plain = json.loads(json.dumps(row, allow_nan=False, default=lambda value: value.item()))
+        jsonschema.validate(plain, _SCHEMA)
+    except jsonschema.ValidationError as error:
+        where = "".join(f"{step}: " for step in error.absolute_path)
+        raise ValueError(f"a row is wrong, {where}{error.message}") from None
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"a row must hold finite numbers and texts: {error}") from None
+    return plain
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, list):
         raise ValueError("it holds no list of rows")
-    rows = [_checked(row) for row in content]
+    rows = [checked_row(row) for row in content]
     strangers = {row["notebook"] for row in rows} - {path.stem}
     if strangers:
         raise ValueError(f"it holds rows of {', '.join(sorted(strangers))}")
     return rows
+
+
+# ---------------------------------------------------------------- fresh before committed
+
+
+def latest_records(
+    notebooks: Iterable[str],
+    runs: str | Path | None = None,
+    reference: str | Path = RECORDS,
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """All rows of `notebooks`, each with a key "source" more, and a sentence per problem.
+
+    A notebook's rows come from `runs` (source "runs") where it has a record there, else from
+    `reference`. Of the latter, seeds and variants that the fresh record lacks are added if they
+    were measured on the same kind of device with as many threads.
+    """
+    rows, problems = [], []
+    for name in notebooks:
+        fresh, wrong = read_records(runs_folder(runs), [name])
+        # No file in runs/ is no problem: most readers have not run everything.
+        problems += [f"runs/{s}" for s in wrong if "left out" in s]
+        committed, wrong = read_records(reference, [name])
+        problems += [f"data/reference/{s}" for s in wrong if s.startswith(f"{name}.json")]
+        have = {row_key(row) for row in fresh}
+        machines = {(row["device"], row["threads"]) for row in fresh}
+        kept = [
+            row
+            for row in committed
+            if row_key(row) not in have
+            and (not machines or (row["device"], row["threads"]) in machines)
+        ]
+        rows += [row | {"source": "runs"} for row in fresh]
+        rows += [row | {"source": "reference"} for row in kept]
+    return rows, problems
+
+
+def latest_weights(
+    notebook: str, runs: str | Path | None = None, committed: str | Path = WEIGHTS
+) -> tuple[dict[str, Any], str]:
+    """A notebook's state dict as float32 on the CPU, and its source: "runs" or "reference".
+
+    A damaged file in `runs` is passed over. Raises FileNotFoundError if there is no readable one.
+    """
+    for source, folder in (("runs", runs_folder(runs)), ("reference", committed)):
+        try:
+            weights = load_weights(notebook, folder)
+        except Exception:  # no file, or a damaged one: zip, pickle and torch each have their errors
+            continue
+        return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}, source
+    raise FileNotFoundError(f"no readable weights of {notebook}; run that notebook to make them")
+
+
+def row_key(row: Mapping[str, Any]) -> tuple[str, str, int]:
+    """What tells the rows of a notebook apart: model, variant and seed."""
+    return row["model"], row["variant"], row["seed"]

@@ -5,26 +5,23 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
-REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
-
-# Never installed from a notebook: another torch would break the machine's own CUDA set-up, and the
-# rest is Jupyter itself or serves only whoever edits the course.
-KEPT = frozenset(
-    "torch torchvision jupyterlab ipywidgets nbval "
-    "pytest pytest-xdist hypothesis selenium ruff".split()
-)
+ROOT = Path(__file__).resolve().parents[1]
+REQUIREMENTS = ROOT / "requirements.txt"
+FOR_MAINTAINERS = "# --- development"  # the heading from which a lecture needs nothing
 
 
 def start() -> None:
     """Set up threads and plots and print one line with the versions and the device.
 
+    On Colab, and where the set-up cell has fetched the course, missing packages are installed.
     The number of CPU threads is torch's own or the environment variable LECTURE_THREADS, whichever
     is less; another value raises ValueError.
     """
+    if "google.colab" in sys.modules or ROOT.parent == Path.cwd():
+        install_missing()
     import torch
     import torchvision
 
@@ -60,45 +57,17 @@ def _keep_freed_memory() -> None:
     libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
-def missing_requirements(text: str, installed: Mapping[str, str]) -> list[str]:
-    """The requirements of `text` that `installed` (name to version) lacks or has too old.
-
-    `text` is a requirements.txt; those of its packages that are in KEPT are never named. Raises
-    ValueError for a line that is no requirement.
-    """
-    from packaging.requirements import InvalidRequirement, Requirement
-    from packaging.utils import canonicalize_name
-
-    versions = {canonicalize_name(name): version for name, version in installed.items()}
-    missing = []
-    for line in (line.split("#")[0].strip() for line in text.splitlines()):
-        if not line:
-            continue
-        try:
-            requirement = Requirement(line)
-        except InvalidRequirement as error:
-            raise ValueError(f"not a requirement: {line!r} ({error})") from None
-        name = canonicalize_name(requirement.name)
-        version = versions.get(name)
-        if name not in KEPT and (
-            version is None or not requirement.specifier.contains(version, prereleases=True)
-        ):
-            missing.append(line)
-    return missing
-
-
 def install_missing() -> None:
-    """Install what requirements.txt asks for and this Python lacks, never torch or torchvision.
+    """Let pip install what requirements.txt asks for and this Python lacks, never another torch.
 
-    Raises RuntimeError naming the packages if pip fails.
+    Raises RuntimeError if pip fails.
     """
-    installed = {d.name: d.version for d in metadata.distributions() if d.name}
-    missing = missing_requirements(REQUIREMENTS.read_text(encoding="utf-8"), installed)
-    if not missing:
-        return
-    command = [sys.executable, "-m", "pip", "install", "--quiet", *missing]
+    lines = REQUIREMENTS.read_text(encoding="utf-8").split(FOR_MAINTAINERS)[0].splitlines()
+    wanted = [line for line in lines if line and not line.startswith(("#", "torch"))]
+    present = [f"{name}=={metadata.version(name)}" for name in ("torch", "torchvision")]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", *present, *wanted]
     if subprocess.run(command, check=False).returncode != 0:
-        raise RuntimeError(f"pip could not install {', '.join(missing)}; see its message above")
+        raise RuntimeError("pip could not install the course's requirements; see its message above")
     importlib.invalidate_caches()  # else the new packages may stay unseen in this session
 
 

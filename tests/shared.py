@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from helpers.notebooks import load, read
+from helpers.lessons import load, read
 
 # Boxes xyxy on an image 320 wide and 128 high that a pooling layer must survive.
 NASTY_BOXES = {

@@ -24,7 +24,8 @@ import time
 import pytest
 from shared import browser_programs
 
-from helpers.notebooks import ROOT, find, read
+from helpers.lessons import find, read
+from helpers.records import ROOT
 
 TRAINING_STEPS = 4
 PATIENCE = 120  # seconds that anything may take on a busy machine

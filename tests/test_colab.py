@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from nbformat.v4 import new_code_cell
 
-from helpers import notebooks as tool
-from helpers.notebooks import ROOT, SETUP_CELL
+from helpers import lessons as tool
+from helpers.records import ROOT
+from tools.check import SETUP_CELL
 
 URL = "https://github.com/some-one/detection"
 NAME = "00_boxes_and_ap.ipynb"  # no training in it

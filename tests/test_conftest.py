@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from helpers.notebooks import ROOT
+from helpers.records import ROOT
 
 LONGEST = "08_detr.ipynb"
 

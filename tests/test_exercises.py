@@ -7,10 +7,10 @@ import re
 import pytest
 import torch
 
-from helpers import notebooks as tool
+from helpers import lessons as tool
 from helpers.exercises import patient
-from helpers.hygiene import text_of
-from helpers.notebooks import ROOT
+from helpers.records import ROOT
+from tools.check import text_of
 
 PATHS = {path.stem: path for path in tool.notebooks()}
 

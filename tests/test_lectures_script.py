@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from helpers.notebooks import ROOT
+from helpers.records import ROOT
 
 BASH = shutil.which("bash")
 TOOLS = "cat chmod cksum cp dirname id ls mkdir rm".split()

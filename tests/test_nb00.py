@@ -10,7 +10,7 @@ from torchvision.models.detection._utils import BoxCoder
 
 import helpers.boxes
 from helpers.evaluation import coco_ap, error_counts
-from helpers.notebooks import load
+from helpers.lessons import load
 from helpers.shapes import ShapesDataset
 
 NASTY = {

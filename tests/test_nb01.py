@@ -17,7 +17,7 @@ from torchvision.models.detection._utils import BoxCoder
 
 from helpers import boxes as reference
 from helpers.features import load_pretrained
-from helpers.notebooks import load
+from helpers.lessons import load
 from helpers.photos import photo
 
 SIZE = 32  # pixels of a warped region: the least that the network takes

@@ -362,7 +362,7 @@ def test_every_detector_loads_and_answers_in_the_common_form(nb, few_images, mon
 
 
 def committed(name):
-    from helpers.reference import WEIGHTS, latest_weights
+    from helpers.records import WEIGHTS, latest_weights
 
     return latest_weights(name, runs=WEIGHTS / "none")
 

@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from helpers import publish as module
-from helpers.notebooks import SETUP_CELL
-from helpers.publish import publish
+from tools.check import SETUP_CELL
+from tools.publish import publish
 
 URL = "https://github.com/some-one/detection.lectures"
 
@@ -80,4 +80,4 @@ def test_the_real_set_up_cell_can_be_stamped(course):
 
 def test_usage(capsys):
     assert module.main([]) == 2
-    assert "usage: python -m helpers.publish" in capsys.readouterr().out
+    assert "usage: python -m tools publish" in capsys.readouterr().out

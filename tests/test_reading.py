@@ -11,9 +11,9 @@ from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_notebook
 
-from helpers import notebooks as tool
-from helpers.hygiene import text_of
-from helpers.notebooks import FOLDER
+from helpers import lessons as tool
+from helpers.lessons import FOLDER
+from tools.check import text_of
 
 NAMES = [path.name for path in tool.notebooks()]
 # nbconvert's template has no place for a cell's alt text; a text beside it describes a figure.

@@ -8,9 +8,9 @@ import pytest
 
 import helpers
 from helpers import readme
-from helpers.hygiene import broken_links
-from helpers.notebooks import ROOT, SETUP_CELL, notebooks
-from helpers.records import make_row, write_records
+from helpers.lessons import notebooks
+from helpers.records import ROOT, make_row, write_records
+from tools.check import SETUP_CELL, broken_links
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^ *```(?:bash|powershell)\n(.*?)^ *```", TEXT, re.DOTALL | re.MULTILINE)
@@ -63,7 +63,7 @@ def table(course):
 def test_the_table_is_up_to_date():
     made, problems = readme.results()
     assert problems == []
-    assert readme.updated(TEXT, made) == TEXT, "run python -m helpers.readme"
+    assert readme.updated(TEXT, made) == TEXT, "run python -m tools readme"
 
 
 def test_the_two_commands():
@@ -255,4 +255,4 @@ def test_no_readme(course, capsys):
 
 def test_usage(capsys):
     assert readme.main(["--help"]) == 2
-    assert "usage: python -m helpers.readme" in capsys.readouterr().out
+    assert "usage: python -m tools readme" in capsys.readouterr().out

@@ -5,7 +5,7 @@ from importlib import metadata
 
 import pytest
 
-from helpers.notebooks import ROOT
+from helpers.records import ROOT
 
 LINES = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
 REQUIREMENTS = [line for line in LINES if line and not line.startswith("#")]

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from helpers import setup
-from helpers.notebooks import ROOT, SETUP_CELL
+from helpers.records import ROOT
+from tools.check import SETUP_CELL
 
 STUB = """
 def start(): print("start")

@@ -7,8 +7,9 @@ import sys
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from helpers import slides
-from helpers.notebooks import ROOT, find, notebooks, read
+from helpers.lessons import find, notebooks, read
+from helpers.records import ROOT
+from tools import slides
 
 CONFIG = ROOT / "slides" / "nbconvert.json"
 
@@ -16,7 +17,7 @@ CONFIG = ROOT / "slides" / "nbconvert.json"
 @pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.stem)
 def test_slides_fit(path):
     problems = list(slides.problems(read(path)))
-    assert not problems, "\n".join([*problems, f"mend it: python -m helpers.slides {path.stem}"])
+    assert not problems, "\n".join([*problems, f"mend it: python -m tools slides {path.stem}"])
 
 
 def lines(count):

@@ -9,11 +9,11 @@ import types
 
 import pytest
 
-from helpers import notebooks as tool
-from helpers.hygiene import broken_links, text_of
-from helpers.notebooks import ROOT
-from helpers.publish import publish
-from helpers.student import FOLDED, write_student_edition
+from helpers import lessons as tool
+from helpers.records import ROOT
+from tools.check import broken_links, text_of
+from tools.publish import publish
+from tools.student import FOLDED, write_student_edition
 
 NAMES = [path.name for path in tool.notebooks()]
 ALONE = {**os.environ, "PYTHONPATH": "", "PYTHONDONTWRITEBYTECODE": "1"}

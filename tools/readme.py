@@ -1,18 +1,14 @@
-"""The table of results in README.md, made from the records in data/reference.
+"""The table of results in README.md, made from the records in data/reference."""
 
-Command line: python -m helpers.readme [--check]
-"""
-
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
-from helpers.records import METRICS, ROOT, read_records, write_atomic
+from helpers.records import METRICS, ROOT, read_records
 from helpers.tables import markdown_table
 
-BEGIN = "<!-- results: written by python -m helpers.readme -->"
+BEGIN = "<!-- results: written by python -m tools readme -->"
 END = "<!-- end of results -->"
 NOTHING = "*No results yet: `data/reference/` holds no record of a main detector.*"
 # Notebooks whose AP was not measured as data/README.md describes, and how it was.
@@ -121,33 +117,3 @@ def _median(values: Iterable[float | None], digits: int) -> str:
 
 def _distinct(texts: Iterable[str]) -> str:
     return " / ".join(dict.fromkeys(texts))
-
-
-def main(arguments: list[str], root: str | Path = ROOT) -> int:
-    """Run the command line; 0: README.md is up to date, 1: it is not or cannot be, 2: usage."""
-    if arguments not in ([], ["--check"]):
-        print("usage: python -m helpers.readme [--check]")
-        return 2
-    path = Path(root) / "README.md"
-    table, problems = results(root)
-    for problem in problems:
-        print(f"data/reference: {problem}", file=sys.stderr)
-    try:
-        old = path.read_bytes().decode()
-        new = updated(old, table)
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    if new == old:
-        print("README.md is up to date")
-        return 0
-    if arguments == ["--check"]:
-        print("README.md is stale: run python -m helpers.readme", file=sys.stderr)
-        return 1
-    write_atomic(path, new.encode())
-    print("README.md: the table of results was written")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

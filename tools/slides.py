@@ -1,6 +1,6 @@
 """Breaks for `jupyter nbconvert --to slides`, so that every slide fits the screen.
 
-Command line: python -m helpers.slides [05 ...] writes the missing slide types into the notebooks.
+`python -m tools slides [05 ...]` writes the missing slide types into the notebooks.
 
 A section goes to the right, its slides downwards. A slide begins at a cell of the type slide or
 subslide and shows all cells until the next one, except those of the type skip. A single cell may be
@@ -12,13 +12,11 @@ import base64
 import math
 import re
 import struct
-import sys
 from collections.abc import Iterator
 
 from nbformat import NotebookNode
 
-from helpers.notebooks import find, named_cells, notebooks, read, to_text
-from helpers.records import write_atomic
+from tools.canonical import named_cells
 
 # As in slides/nbconvert.json: 100 columns and 37 lines of code fit. A larger slide would have
 # smaller letters; these are 1/48 of its height.
@@ -148,16 +146,3 @@ def _output_height(output: NotebookNode) -> float:
         return _text_height(data["text/markdown"])
     text = output.get("text", data.get("text/plain", "")).rstrip("\n")
     return CODE_LINE * (text.count("\n") + 1) + AROUND / 2
-
-
-def main(arguments: list[str]) -> None:
-    """Add the breaks to the notebooks that are named, or to all."""
-    for path in [find(name) for name in arguments] or notebooks():
-        notebook = read(path)
-        add_breaks(notebook)
-        write_atomic(path, to_text(notebook).encode())
-        print(f"{path.stem}: {len(deck(notebook))} slides")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

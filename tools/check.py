@@ -1,4 +1,4 @@
-"""The rules that every lecture notebook keeps; `helpers.notebooks.check` lists the breaches."""
+"""The rules that every lecture notebook keeps, and the breaches of each."""
 
 import ast
 import re
@@ -7,19 +7,17 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from helpers.notebooks import (
-    SETUP_CELL,
-    canonicalise,
-    named_cells,
-    notebooks,
-    output_problems,
-    to_text,
-)
+from helpers.lessons import find, notebooks, read
+from helpers.records import ROOT
+from tools import pages
+from tools.canonical import canonicalise, named_cells, output_problems, to_text
+from tools.publish import present_address
 
+SETUP_CELL = ROOT / "tools" / "setup_cell.py"
 MAX_BYTES = 1_200_000
 MAX_LINES = 35
 MAX_CLASS_LINES = 45
-TAGS = {"nbval-check-output", "exercise", "check", "solution"}
+TAGS = {"nbval-check-output", "exercise", "check", "solution", "further"}
 SLIDE_TYPES = {"slide", "subslide", "fragment", "skip", "notes", "-"}
 FORBIDDEN = {
     "tqdm.notebook": "a bar of widgets leaves nothing on paper; use helpers.training",
@@ -28,6 +26,12 @@ FORBIDDEN = {
 }
 _PICTURE_WITHOUT_ALT = re.compile(r"!\[\s*\]\(|<img\b(?![^>]*\balt=[\"'][^\"'])")
 _LINK = re.compile(r"\]\(([^)\s]+)\)|<(?:a|img)\b[^>]*?(?:href|src)=[\"']([^\"']+)", re.DOTALL)
+
+
+def check(name: str | Path) -> list[str]:
+    """What is wrong with a notebook, one sentence per problem; empty if nothing is."""
+    path = find(name)
+    return list(problems(path, read(path)))
 
 
 def problems(path: Path, notebook: NotebookNode) -> Iterator[str]:
@@ -44,6 +48,8 @@ def problems(path: Path, notebook: NotebookNode) -> Iterator[str]:
     yield from _setup_problems(notebook)
     yield from _heading_problems(cells)
     yield from _order_problems(cells)
+    if path.stem.split("_")[0] not in pages.EXCUSED:
+        yield from pages.problems(pages.measure(notebook))
     for link in broken_links("\n".join(text_of(notebook)), path.parent):
         yield f"the link {link} leads nowhere"
 
@@ -60,6 +66,11 @@ def text_of(notebook: NotebookNode) -> list[str]:
     return [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
 
 
+def is_folded(cell: NotebookNode) -> bool:
+    """Whether JupyterLab hides the cell's source."""
+    return bool(cell.metadata.get("jupyter", {}).get("source_hidden"))
+
+
 def _file_problems(path: Path, notebook: NotebookNode) -> Iterator[str]:
     text = path.read_bytes().decode()
     if len(text.encode()) > MAX_BYTES:
@@ -74,7 +85,7 @@ def _file_problems(path: Path, notebook: NotebookNode) -> Iterator[str]:
         yield "the execution counts are not 1..N: run it from top to bottom"
     try:
         if to_text(canonicalise(notebook)) != text:
-            yield "not in canonical form: write it with python -m helpers.notebooks run"
+            yield "not in canonical form: write it with python -m tools run"
     except ValueError:
         pass  # the cells' own problems name the cause
 
@@ -88,7 +99,7 @@ def _tag_problems(name: str, cell: NotebookNode) -> Iterator[str]:
     if "nbval-check-output" in tags and not cell.outputs:
         yield f"{name} has the tag nbval-check-output but no output to compare"
     for tag in ("check", "solution"):
-        if tag in tags and not cell.metadata.get("jupyter", {}).get("source_hidden"):
+        if tag in tags and not is_folded(cell):
             yield f"{name} is a {tag} and must be folded (metadata jupyter.source_hidden)"
 
 
@@ -114,9 +125,8 @@ def _opening_problems(path: Path, notebook: NotebookNode) -> Iterator[str]:
     first = notebook.cells[0] if notebook.cells else NotebookNode(cell_type="none", source="")
     if first.cell_type != "markdown" or not first.source.startswith("# "):
         yield "the first cell must be text that begins with the title, '# ...'"
-    owner = re.search(r'^REPOSITORY = "https://github\.com/(.+)"$', SETUP_CELL.read_text(), re.M)
-    colab = "https://colab.research.google.com/github"
-    badge = f"{colab}/{owner[1] if owner else '?'}/blob/main/notebooks/{path.name}"
+    address = present_address(SETUP_CELL)
+    badge = f"https://colab.research.google.com/github/{address}/blob/main/notebooks/{path.name}"
     text = "\n".join(text_of(notebook))
     if f"({badge})" not in text and f'"{badge}"' not in text:
         yield f"the Colab badge must link to {badge}"
@@ -141,9 +151,11 @@ def _contents_problems(notebook: NotebookNode) -> Iterator[str]:
 
 
 def _setup_problems(notebook: NotebookNode) -> Iterator[str]:
-    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    if not code or code[0] != SETUP_CELL.read_text().rstrip("\n"):
-        yield "the first code cell must equal helpers/setup_cell.py"
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if not code or code[0].source != SETUP_CELL.read_text(encoding="utf-8").rstrip("\n"):
+        yield "the first code cell must equal tools/setup_cell.py"
+    elif not (is_folded(code[0]) and code[0].metadata.get("cellView") == "form"):
+        yield "the set-up cell must be folded (metadata jupyter.source_hidden and cellView)"
 
 
 def _heading_problems(cells: list[tuple[str, NotebookNode]]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from helpers import notebooks as tool
+from helpers import lessons as tool
 
 # One black pixel.
 PNG = {
@@ -183,7 +183,7 @@ def test_run_leaves_the_file_alone_after_a_failure(tmp_path, capfd):
 @pytest.mark.parametrize("arguments", [[], ["run"], ["bake", "05"], ["list", "05"]])
 def test_usage(arguments, capsys):
     assert tool.main(arguments) == 2
-    assert "python -m helpers.notebooks run 05" in capsys.readouterr().err
+    assert "python -m tools run 05" in capsys.readouterr().err
 
 
 def test_a_wrong_name_is_one_sentence(capsys):
@@ -205,7 +205,7 @@ def good(tmp_path, monkeypatch):
     """The cells of a notebook that keeps every rule, and a function that checks such a list."""
     setup_cell = tmp_path / "setup_cell.py"
     setup_cell.write_text('REPOSITORY = "https://github.com/_owner_/object-detection-lectures"\n')
-    monkeypatch.setattr("helpers.hygiene.SETUP_CELL", setup_cell)
+    monkeypatch.setattr("tools.check.SETUP_CELL", setup_cell)
     cells = [
         new_markdown_cell(f"# Title\n[open in Colab]({BADGE}) [Part](#Part)", metadata=SLIDE),
         executed(source=setup_cell.read_text().rstrip()),
