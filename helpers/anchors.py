@@ -23,13 +23,15 @@ def grid_anchors(
     Raises:
         ValueError: an empty grid, no template, or a number that is not positive.
     """
-    if len(feature_size) != 2 or min(feature_size) < 1:
-        raise ValueError(f"feature_size must be (height, width) of 1 or more, got {feature_size}")
+    if len(feature_size) != 2 or not all(n >= 1 and n % 1 == 0 for n in feature_size):
+        raise ValueError(
+            f"feature_size must be (height, width), whole numbers of 1 or more, got {feature_size}"
+        )
     for name, values in (("stride", (stride,)), ("sizes", sizes), ("aspect_ratios", aspect_ratios)):
         if len(values) == 0 or not all(0 < value < math.inf for value in values):
             raise ValueError(f"{name} must be positive and finite, got {values}")
-    size = torch.tensor(sizes, dtype=torch.float32)[:, None]  # (S, 1)
-    ratio = torch.tensor(aspect_ratios, dtype=torch.float32)[None]  # (1, R)
+    size = torch.as_tensor(sizes, dtype=torch.float32)[:, None]  # (S, 1)
+    ratio = torch.as_tensor(aspect_ratios, dtype=torch.float32)[None]  # (1, R)
     half = torch.stack([size / ratio.sqrt(), size * ratio.sqrt()], dim=-1).reshape(-1, 2) / 2
     y, x = ((torch.arange(n) + 0.5) * stride for n in feature_size)
     y, x = torch.meshgrid(y, x, indexing="ij")  # (H, W) each

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from helpers.boxes import check_boxes
+
 
 def flip_and_recolour(
     images: Tensor, *boxes: list[Tensor], generator: torch.Generator | None = None
@@ -16,32 +18,31 @@ def flip_and_recolour(
         images: (B, 3, H, W).
         boxes: any number of lists with one tensor (n, 4) xyxy per image (objects, proposals, ...).
     Returns:
-        The new images and the new lists, in the same order; nothing is changed in place.
+        The new images and the new lists, in the same order; nothing is changed in place. Boxes are
+        floats, as helpers.boxes.check_boxes makes them. No image gives no image.
     Raises:
-        ValueError: images or boxes of another shape, or a list of another length.
+        ValueError: images or boxes that are none, or a list of another length.
     """
+    if not isinstance(images, Tensor):
+        raise ValueError(f"images must be a torch tensor, got {type(images).__name__}")
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images must have shape (B, 3, H, W), got {tuple(images.shape)}")
+    moved = []
     for number, column in enumerate(boxes):
         if len(column) != len(images):
             raise ValueError(
                 f"boxes[{number}] must have one tensor per image ({len(images)}), got {len(column)}"
             )
-        for i, rows in enumerate(column):
-            if rows.ndim != 2 or rows.shape[1] != 4:
-                raise ValueError(
-                    f"boxes[{number}][{i}] must have shape (n, 4), got {tuple(rows.shape)}"
-                )
-    width = images.shape[3]
+        moved.append([check_boxes(b, f"boxes[{number}][{i}]") for i, b in enumerate(column)])
     flipped = torch.rand(len(images), generator=generator) < 0.5  # (B,)
-    changed = []
-    for image, flip in zip(images, flipped):
-        image = image[torch.randperm(3, generator=generator)]  # (3, H, W)
-        changed.append(image.flip(2) if flip else image)
-    moved = [
-        [_mirror(b, width) if flip else b for b, flip in zip(column, flipped)] for column in boxes
-    ]
-    return torch.stack(changed), *moved
+    changed = images.new_empty(images.shape)
+    for i, flip in enumerate(flipped):
+        image = images[i][torch.randperm(3, generator=generator)]  # (3, H, W)
+        changed[i] = image.flip(2) if flip else image
+        if flip:
+            for column in moved:
+                column[i] = _mirror(column[i], images.shape[3])
+    return changed, *moved
 
 
 def _mirror(boxes: Tensor, width: int) -> Tensor:

@@ -1,7 +1,8 @@
 """Boxes: area, IoU, GIoU, formats, clipping, and the deltas that regressors learn.
 
-Boxes are float tensors of shape (N, 4) in pixels, `xyxy` (left, top, right, bottom) unless a name
-says otherwise. Bad input raises `ValueError`, which names the argument.
+Boxes are tensors of shape (N, 4) in pixels, `xyxy` (left, top, right, bottom) unless a name says
+otherwise. Half precision and whole numbers are computed, and come back, in float32; two arguments
+of different precision in the higher one. Bad input raises `ValueError`, which names the argument.
 """
 
 import math
@@ -14,32 +15,62 @@ MAX_SIZE_DELTA = math.log(1000 / 16)
 
 
 def check_boxes(boxes: Tensor, name: str = "boxes", xyxy: bool = True) -> Tensor:
-    """Return `boxes` if it is a finite float tensor (N, 4), ordered where it is `xyxy`.
+    """Return `boxes` (N, 4) as floats if they are finite, and ordered where they are `xyxy`.
+
+    float32 and float64 stay as they are. Half precision and whole numbers become float32, because
+    in half precision the area of 256 x 256 pixels is infinite already.
 
     Raises:
         ValueError: names the argument, what it got and what was expected.
     """
-    _check_rows(boxes, name)
-    reversed_rows = (boxes[:, 2:] < (boxes[:, :2] if xyxy else 0)).any(1)
-    if reversed_rows.any():
-        row = int(reversed_rows.nonzero()[0])
-        expected = "x1 <= x2 and y1 <= y2" if xyxy else "width and height >= 0"
-        raise ValueError(f"{name} must have {expected}, row {row} is {boxes[row].tolist()}")
+    boxes = _check_rows(boxes, name)
+    expected = "x1 <= x2 and y1 <= y2" if xyxy else "width and height >= 0"
+    bad = boxes[:, 2:] < (boxes[:, :2] if xyxy else 0)  # (N, 2)
+    refuse_rows(bad, boxes, f"{name} must have {expected}")
     return boxes
 
 
-def _check_rows(boxes: Tensor, name: str) -> None:
+def _check_rows(boxes: Tensor, name: str) -> Tensor:
     if not isinstance(boxes, Tensor):
         raise ValueError(
             f"{name} must be a torch tensor of shape (N, 4), got {type(boxes).__name__}"
         )
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"{name} must have shape (N, 4), got {tuple(boxes.shape)}")
-    if not boxes.is_floating_point():
-        raise ValueError(f"{name} must hold floats (pixels), got {boxes.dtype}; use .float()")
-    if not torch.isfinite(boxes).all():
-        row = int((~torch.isfinite(boxes)).any(1).nonzero()[0])
-        raise ValueError(f"{name} must be finite, row {row} is {boxes[row].tolist()}")
+    if boxes.dtype == torch.bool or boxes.is_complex():
+        raise ValueError(f"{name} must hold real numbers (pixels), got {boxes.dtype}")
+    if boxes.dtype not in (torch.float32, torch.float64):
+        boxes = boxes.float()
+    refuse_rows(~torch.isfinite(boxes), boxes, f"{name} must be finite")
+    return boxes
+
+
+def refuse_rows(bad: Tensor, values: Tensor, message: str) -> None:
+    """Raise ValueError with `message` and the first row of `values` (N, ...) that is `bad`."""
+    if bad.any():
+        row = int(bad.nonzero()[0, 0])
+        raise ValueError(f"{message}, row {row} is {values[row].tolist()}")
+
+
+def check_sides(boxes: Tensor, name: str, purpose: str) -> None:
+    """Raise ValueError if a box of `boxes` (N, 4) xyxy has no width or no height."""
+    flat = boxes[:, 2:] <= boxes[:, :2]  # (N, 2)
+    refuse_rows(flat, boxes, f"{name} must have positive width and height to be {purpose}")
+
+
+def check_column(values: Tensor, name: str, count: int) -> None:
+    """Raise ValueError unless `values` is a tensor of `count` real numbers."""
+    if not isinstance(values, Tensor):
+        raise ValueError(f"{name} must be a torch tensor, got {type(values).__name__}")
+    if values.shape != (count,):
+        raise ValueError(f"{name} must have shape ({count},), got {tuple(values.shape)}")
+    if values.is_complex():
+        raise ValueError(f"{name} must hold real numbers, got {values.dtype}")
+
+
+def _in_common(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    return a.to(dtype), b.to(dtype)
 
 
 def _check_lengths(**pair: Tensor) -> None:
@@ -55,7 +86,7 @@ def _check_weights(weights: tuple[float, float, float, float]) -> None:
 
 def box_area(boxes: Tensor) -> Tensor:
     """Areas (N,) in square pixels of `boxes` (N, 4)."""
-    check_boxes(boxes)
+    boxes = check_boxes(boxes)
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])  # (N,)
 
 
@@ -76,8 +107,7 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
 
     Two boxes without area have IoU 0 (and not 0/0).
     """
-    check_boxes(a, "a")
-    check_boxes(b, "b")
+    a, b = _in_common(check_boxes(a, "a"), check_boxes(b, "b"))
     return _ratio(*_intersection_and_union(a, b))
 
 
@@ -86,8 +116,7 @@ def box_giou(a: Tensor, b: Tensor) -> Tensor:
 
     Where the enclosing box has no area, GIoU falls back to IoU (which is then 0).
     """
-    check_boxes(a, "a")
-    check_boxes(b, "b")
+    a, b = _in_common(check_boxes(a, "a"), check_boxes(b, "b"))
     intersection, union = _intersection_and_union(a, b)
     top_left = torch.minimum(a[:, None, :2], b[None, :, :2])  # (N, M, 2)
     bottom_right = torch.maximum(a[:, None, 2:], b[None, :, 2:])  # (N, M, 2)
@@ -97,25 +126,25 @@ def box_giou(a: Tensor, b: Tensor) -> Tensor:
 
 def xyxy_to_xywh(boxes: Tensor) -> Tensor:
     """(left, top, right, bottom) to (left, top, width, height), both (N, 4)."""
-    check_boxes(boxes)
+    boxes = check_boxes(boxes)
     return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1)  # (N, 4)
 
 
 def xywh_to_xyxy(boxes: Tensor) -> Tensor:
     """(left, top, width, height) to (left, top, right, bottom), both (N, 4)."""
-    check_boxes(boxes, xyxy=False)
+    boxes = check_boxes(boxes, xyxy=False)
     return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)  # (N, 4)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     """(left, top, right, bottom) to (centre x, centre y, width, height), both (N, 4)."""
-    check_boxes(boxes)
+    boxes = check_boxes(boxes)
     return torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], dim=1)
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """(centre x, centre y, width, height) to (left, top, right, bottom), both (N, 4)."""
-    check_boxes(boxes, xyxy=False)
+    boxes = check_boxes(boxes, xyxy=False)
     return torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], dim=1)
 
 
@@ -124,7 +153,7 @@ def clip_boxes(boxes: Tensor, height: float, width: float) -> Tensor:
 
     A box that lies wholly outside becomes a box without area on the border.
     """
-    check_boxes(boxes)
+    boxes = check_boxes(boxes)
     if not (height > 0 and width > 0):
         raise ValueError(f"height and width must be positive, got {height} and {width}")
     x = boxes[:, 0::2].clamp(0, width)  # (N, 2)
@@ -143,18 +172,11 @@ def encode_boxes(
     Raises:
         ValueError: also for a box or an anchor without width or height (log 0 is no target).
     """
-    check_boxes(boxes)
-    check_boxes(anchors, "anchors")
+    boxes, anchors = _in_common(check_boxes(boxes), check_boxes(anchors, "anchors"))
     _check_lengths(boxes=boxes, anchors=anchors)
     _check_weights(weights)
-    for name, value in (("boxes", boxes), ("anchors", anchors)):
-        flat = (value[:, 2:] <= value[:, :2]).any(1)
-        if flat.any():
-            row = int(flat.nonzero()[0])
-            raise ValueError(
-                f"{name} must have positive width and height to be encoded, "
-                f"row {row} is {value[row].tolist()}"
-            )
+    check_sides(boxes, "boxes", "encoded")
+    check_sides(anchors, "anchors", "encoded")
     target, anchor = xyxy_to_cxcywh(boxes), xyxy_to_cxcywh(anchors)
     shift = (target[:, :2] - anchor[:, :2]) / anchor[:, 2:]  # (N, 2)
     scale = torch.log(target[:, 2:] / anchor[:, 2:])  # (N, 2)
@@ -168,8 +190,7 @@ def decode_boxes(
 
     Size deltas are capped at log(1000/16), so that a wild prediction cannot overflow exp().
     """
-    _check_rows(deltas, "deltas")
-    check_boxes(anchors, "anchors")
+    deltas, anchors = _in_common(_check_rows(deltas, "deltas"), check_boxes(anchors, "anchors"))
     _check_lengths(deltas=deltas, anchors=anchors)
     _check_weights(weights)
     anchor = xyxy_to_cxcywh(anchors)

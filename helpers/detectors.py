@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from helpers.augmentation import flip_and_recolour
+from helpers.datasets import checked_targets
+from helpers.evaluation import coco_ap
 from helpers.shapes import ShapesDataset
 from helpers.training import batches, progress
 
@@ -19,14 +21,18 @@ def to_input(images: Tensor, device: torch.device) -> Tensor:
     Raises:
         ValueError: images of another type or shape.
     """
+    _check_images(images)
+    centred = (images.to(device).float() / 255 - 0.5) / 0.25
+    return centred.contiguous(memory_format=torch.channels_last)
+
+
+def _check_images(images: Tensor) -> None:
     if not isinstance(images, Tensor):
         raise ValueError(f"images must be a torch tensor, got {type(images).__name__}")
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(
             f"images must be uint8 (B, 3, H, W), got {images.dtype} {tuple(images.shape)}"
         )
-    centred = (images.to(device).float() / 255 - 0.5) / 0.25
-    return centred.contiguous(memory_format=torch.channels_last)
 
 
 def augmented_batches(
@@ -34,13 +40,19 @@ def augmented_batches(
 ) -> Iterator[tuple[Tensor, list[Tensor], list[Tensor]]]:
     """Yield `steps` batches, mirrored and recoloured: input (B, 3, H, W), boxes and labels.
 
-    Boxes (M, 4) xyxy and labels (M,) are lists with one tensor per image, on `device`.
+    Boxes (M, 4) float32 xyxy and labels (M,) int64 are lists with one tensor per image, on
+    `device`. All targets are checked before the first batch.
+
+    Raises:
+        ValueError: a target that cannot be trained on (`helpers.datasets.checked_targets`).
     """
+    classes = getattr(dataset, "classes", None)
+    targets = checked_targets(dataset.targets, classes and len(classes))
     indices = batches(len(dataset), batch_size, steps, seed)
     for index in progress(indices, "training", steps):
-        targets = [dataset.targets[i] for i in index.tolist()]
-        images, boxes = flip_and_recolour(dataset.images[index], [t["boxes"] for t in targets])
-        labels = [t["labels"].to(device) for t in targets]
+        chosen = [targets[i] for i in index.tolist()]
+        images, boxes = flip_and_recolour(dataset.images[index], [t["boxes"] for t in chosen])
+        labels = [t["labels"].to(device) for t in chosen]
         yield to_input(images, device), [b.to(device) for b in boxes], labels
 
 
@@ -48,19 +60,29 @@ def augmented_batches(
 def detect_all(
     detect: Detect, images: Tensor, device: torch.device, batch_size: int = 50
 ) -> list[dict[str, Tensor]]:
-    """Detections, on the CPU, for all uint8 images (N, 3, H, W).
+    """Detections, on the CPU, for all uint8 images (N, 3, H, W); none for no image.
 
     Raises:
         ValueError: a batch size below 1, or `detect` does not answer for each image.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    found = [d for part in images.split(batch_size) for d in detect(to_input(part, device))]
+    _check_images(images)
+    parts = images.split(batch_size) if len(images) else ()
+    found = [d for part in parts for d in detect(to_input(part, device))]
     if len(found) != len(images):
         raise ValueError(
             f"detect must return one dictionary per image, {len(images)}, got {len(found)}"
         )
     return [{name: value.cpu() for name, value in detection.items()} for detection in found]
+
+
+def evaluate(
+    detect: Detect, dataset: ShapesDataset, device: torch.device
+) -> tuple[dict[str, float], list[dict[str, Tensor]]]:
+    """Official COCO AP on all images of `dataset`, and the detections it was computed from."""
+    detections = detect_all(detect, dataset.images, device)
+    return coco_ap(detections, dataset.targets, len(dataset.classes)), detections
 
 
 def now(device: torch.device) -> float:

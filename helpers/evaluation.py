@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from helpers.boxes import box_iou, check_boxes
+from helpers.boxes import box_iou
+from helpers.datasets import checked_objects, refuse_crowds
 from helpers.shapes import CLASSES
 
 # COCO's bounds, 32 and 96 px, are meant for photographs of about 640 px. On the benchmark's 128 px
@@ -25,53 +26,34 @@ MAX_DETECTIONS = 100  # per image and class (pycocotools counts so), the best fi
 Target = dict[str, Tensor]
 
 
-def _check(detections: list[Target], targets: list[Target], classes: int | None = None) -> None:
+def _checked(
+    detections: list[Target], targets: list[Target], classes: int | None = None
+) -> tuple[list[Target], list[Target]]:
     if len(detections) != len(targets):
         raise ValueError(
             "detections and targets must have one entry per image, "
             f"got {len(detections)} and {len(targets)}"
         )
-    for name, entries, keys in (
-        ("detections", detections, ("boxes", "scores", "labels")),
-        ("targets", targets, ("boxes", "labels")),
-    ):
-        for i, entry in enumerate(entries):
-            missing = [key for key in keys if key not in entry]
-            if missing:
-                raise ValueError(f"{name}[{i}] must have {list(keys)}, got {sorted(entry)}")
-            check_boxes(entry["boxes"], f"{name}[{i}]['boxes']")
-            for key in keys[1:]:
-                if not isinstance(entry[key], Tensor):
-                    kind = type(entry[key]).__name__
-                    raise ValueError(f"{name}[{i}]['{key}'] must be a torch tensor, got {kind}")
-                if entry[key].shape != (len(entry["boxes"]),):
-                    raise ValueError(
-                        f"{name}[{i}]['{key}'] must have shape ({len(entry['boxes'])},), "
-                        f"got {tuple(entry[key].shape)}"
-                    )
-            labels = entry["labels"]
-            if labels.is_floating_point():
-                raise ValueError(f"{name}[{i}]['labels'] must be integers, got {labels.dtype}")
-            known = (labels >= 0) & (labels < classes) if classes is not None else labels >= 0
-            if not known.all():
-                last = "" if classes is None else classes - 1
-                raise ValueError(
-                    f"{name}[{i}]['labels'] must lie in 0..{last}, got {labels.tolist()}"
-                )
-            if "scores" in keys and not torch.isfinite(entry["scores"]).all():
-                scores = entry["scores"].tolist()
-                raise ValueError(f"{name}[{i}]['scores'] must be finite, got {scores}")
+    keys = ("boxes", "scores", "labels")
+    found = [
+        checked_objects(d, f"detections[{i}]", classes, keys) for i, d in enumerate(detections)
+    ]
+    return found, [checked_objects(t, f"targets[{i}]", classes) for i, t in enumerate(targets)]
 
 
-def _annotations(entries: list[Target], scored: bool) -> list[dict]:
+def _annotations(entries: list[Target]) -> list[dict]:
     rows = []
     for image_id, entry in enumerate(entries):
-        scores = entry["scores"].tolist() if scored else [None] * len(entry["labels"])
-        for box, label, score in zip(entry["boxes"].tolist(), entry["labels"].tolist(), scores):
+        labels = entry["labels"].tolist()
+        crowds, scores = (
+            entry[key].tolist() if key in entry else [0] * len(labels)
+            for key in ("iscrowd", "scores")
+        )
+        for box, label, crowd, score in zip(entry["boxes"].tolist(), labels, crowds, scores):
             x1, y1, x2, y2 = box
-            row = {"id": len(rows) + 1, "image_id": image_id, "category_id": label, "iscrowd": 0}
+            row = {"id": len(rows) + 1, "image_id": image_id, "category_id": label, "score": score}
             row |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)}
-            rows.append(row | ({"score": score} if scored else {}))
+            rows.append(row | {"iscrowd": int(crowd != 0)})
     return rows
 
 
@@ -102,7 +84,8 @@ def coco_eval(
 
     Args:
         detections: one dict per image: `boxes` (N, 4) xyxy pixels, `scores` (N,), `labels` (N,).
-        targets: one dict per image: `boxes` (M, 4), `labels` (M,); labels run 0..C-1.
+        targets: one dict per image: `boxes` (M, 4), `labels` (M,); labels run 0..C-1. A box whose
+            `iscrowd` (M,) is set need not be found, and detections inside it are not wrong.
         area_ranges: name to (from, to) in square pixels, both ends included.
         max_detections: detections per image *and class* that count, the best first.
     """
@@ -110,10 +93,10 @@ def coco_eval(
 
     if max_detections < 1:
         raise ValueError(f"max_detections must be at least 1, got {max_detections}")
-    _check(detections, targets, num_classes)
+    detections, targets = _checked(detections, targets, num_classes)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports every step
-        truth = _coco(len(targets), num_classes, _annotations(targets, scored=False))
-        found = _coco(len(targets), num_classes, _annotations(detections, scored=True))
+        truth = _coco(len(targets), num_classes, _annotations(targets))
+        found = _coco(len(targets), num_classes, _annotations(detections))
         result = COCOeval(truth, found, "bbox")
         result.params.maxDets = [max_detections]
         result.params.areaRng = [list(bounds) for bounds in area_ranges.values()]
@@ -151,14 +134,14 @@ def error_counts(detection: Target, target: Target, score_threshold: float = 0.5
     `correct`; `classification` (right place, wrong class); `localisation` (right class, IoU
     0.1-0.5); `duplicate` (the object was found already); `background` (all else); `missed`:
     objects that no correct detection found, also where another error lies on them. After Hoiem et
-    al. 2012 and TIDE (Bolya et al. 2020), simplified.
+    al. 2012 and TIDE (Bolya et al. 2020), simplified. Crowds are refused.
     """
     counts = dict.fromkeys(
         ("correct", "classification", "localisation", "duplicate", "background", "missed"), 0
     )
-    _check([detection], [target])
-    detection = {key: detection[key].detach().cpu() for key in ("boxes", "scores", "labels")}
-    target = {key: target[key].detach().cpu() for key in ("boxes", "labels")}
+    found, truth = _checked([detection], [target])
+    refuse_crowds(truth)
+    detection, target = ({k: v.detach().cpu() for k, v in e.items()} for e in (*found, *truth))
     order = torch.argsort(detection["scores"], descending=True, stable=True)
     order = order[detection["scores"][order] >= score_threshold]
     overlaps = box_iou(detection["boxes"], target["boxes"])  # (N, M)
@@ -187,7 +170,7 @@ def worst_images(
     """Indices of the `count` images with most errors (see `error_counts`), the worst first."""
     if count < 0:
         raise ValueError(f"count must not be negative, got {count}")
-    _check(detections, targets)
+    refuse_crowds(_checked(detections, targets)[1])
     errors = []
     for detection, target in zip(detections, targets):
         counts = error_counts(detection, target, score_threshold)

@@ -6,21 +6,21 @@ then writes `explore(draw, threshold=(0.0, 1.0, 0.05, 0.5))` for whoever runs it
 
 import inspect
 import io
-import numbers
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
+from numbers import Integral, Real
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.figure import Figure
-
-_WIDE = {"description_width": "14em"}
 
 
 def explore(draw: Callable[..., Figure], **ranges: Any) -> None:
     """Show `draw(...)` under one control per keyword, redrawn when a control is released.
 
     Each range is a tuple (min, max, step) or (min, max, step, start) of numbers, which makes a
-    slider (of integers if all are), or a list of options, which makes a drop-down menu. A slider
+    slider (of integers if all are), or a list of options of any kind, which makes a menu. A slider
     without a start begins in the middle, a menu with its first option. Without ipywidgets one
     sentence is printed instead. Raises ValueError for a range that is empty or reversed and for a
     keyword that `draw` does not take; an error of the first drawing is raised as it is.
@@ -43,68 +43,75 @@ def explore(draw: Callable[..., Figure], **ranges: Any) -> None:
 def _panel(draw: Callable[..., Figure], ranges: dict[str, Any], starts: dict[str, Any]) -> Any:
     import ipywidgets as widgets
 
-    controls = {name: _control(name, ranges[name], starts[name]) for name in ranges}
-    # A picture widget rather than an Output widget: nothing is printed into the cell, and an error
-    # of the first drawing reaches whoever runs the notebook.
-    # In its own size: a box would stretch it to the width of the page.
+    controls = {name: _control(name, values) for name, values in ranges.items()}
+    menus = {name: options for name, options in ranges.items() if isinstance(options, list)}
+    # A picture, not an Output widget: nothing is printed into the cell, and an error of the first
+    # drawing is raised. In its own size: a box would stretch it to the width of the page.
     own_size = widgets.Layout(align_self="flex-start", max_width="100%")
     picture = widgets.Image(value=_png(draw(**starts)), format="png", layout=own_size)
     message = widgets.Label()
 
     def redraw(_change: Any) -> None:
         values = {name: control.value for name, control in controls.items()}
+        values |= {name: options[controls[name].index] for name, options in menus.items()}
         try:
             picture.value = _png(draw(**values))
             message.value = ""
         except Exception as error:  # a callback's error would vanish in the browser's console
             message.value = f"{type(error).__name__}: {error}"
 
-    for control in controls.values():
-        control.observe(redraw, names="value")
+    for name, control in controls.items():
+        control.observe(redraw, names="index" if name in menus else "value")
     return widgets.VBox([*controls.values(), message, picture])
 
 
-def _control(name: str, values: Any, start: Any) -> Any:
+def _control(name: str, values: Any) -> Any:
     import ipywidgets as widgets
 
-    look = {
-        "description": name.replace("_", " "),
-        "style": _WIDE,
-        "layout": widgets.Layout(width="36em"),
-    }
+    look = {"description": name.replace("_", " "), "style": {"description_width": "14em"}}
+    look["layout"] = widgets.Layout(width="36em")
     if isinstance(values, list):
-        return widgets.Dropdown(options=values, value=start, **look)
-    low, high, step = values[:3]
-    whole = all(isinstance(value, numbers.Integral) for value in values)
-    slider = widgets.IntSlider if whole else widgets.FloatSlider
-    return slider(value=start, min=low, max=high, step=step, continuous_update=False, **look)
+        # Only the words: ipywidgets takes pairs apart and confuses options that are equal.
+        return widgets.Dropdown(options=[str(value) for value in values], **look)
+    low, high, step, start = _range(name, values)
+    look |= {"min": low, "max": high, "step": step, "value": start, "continuous_update": False}
+    if isinstance(step, int):
+        return widgets.IntSlider(**look)
+    return widgets.FloatSlider(readout_format=f".{_digits(low, step, start)}f", **look)
+
+
+def _digits(*values: float) -> int:
+    """The most digits after the point, of six in all: a seventh may be float32's rounding."""
+    texts = [np.format_float_positional(v, 6, fractional=False, trim="-") for v in values]
+    return max(len(text.partition(".")[2]) for text in texts)
 
 
 def _start(name: str, values: Any) -> Any:
     """The value that the control begins with; ValueError if `values` is no usable range."""
-    if isinstance(values, list):
-        if not values:
-            raise ValueError(f"{name}: the list of options is empty")
-        return values[0]
-    _check_range(name, values)
-    if len(values) == 4:
-        return values[3]
-    low, high, step = values
-    return low + step * round((high - low) / step / 2)
+    if not isinstance(values, list):
+        return _range(name, values)[3]
+    if not values:
+        raise ValueError(f"{name}: the list of options is empty")
+    return values[0]
 
 
-def _check_range(name: str, values: Sequence[Any]) -> None:
-    if not isinstance(values, tuple) or len(values) not in (3, 4):
-        raise ValueError(f"{name} must be (min, max, step[, start]) or a list, got {values!r}")
-    if not all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in values):
-        raise ValueError(f"{name} must hold numbers, got {values!r}")
-    low, high, step = values[:3]
-    if not low < high:
-        raise ValueError(f"{name}: min {low} must be less than max {high}")
-    if not 0 < step <= high - low:
+def _range(name: str, values: Any) -> tuple[float, float, float, float]:
+    """Min, max, step and start, all Python's integers or all its floats."""
+    is_tuple = isinstance(values, tuple) and len(values) in (3, 4)
+    if not is_tuple or not all(isinstance(v, Real) and not isinstance(v, bool) for v in values):
+        raise ValueError(
+            f"{name} must be numbers (min, max, step[, start]) or a list of options, got {values!r}"
+        )
+    kind = int if all(isinstance(v, Integral) for v in values) else float
+    low, high, step, *start = map(kind, values)
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"{name}: min {low} must be less than max {high}, and both finite")
+    if not 0 < step <= (high - low) * (1 + 1e-9):  # 0.3 - 0.2 is less than 0.1
         raise ValueError(f"{name}: step {step} must be positive and at most max - min")
-    if len(values) == 4 and not low <= values[3] <= high:
-        raise ValueError(f"{name}: start {values[3]} lies outside {low}..{high}")
+    start = start[0] if start else low + step * round((high - low) / step / 2)
+    if not low <= start <= high:
+        raise ValueError(f"{name}: start {start} lies outside {low}..{high}")
+    return low, high, step, start
 
 
 def _png(figure: Figure) -> bytes:

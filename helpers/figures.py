@@ -1,6 +1,8 @@
-"""Diagrams of the lecture text that take many lines to draw; they compute nothing themselves."""
+"""Diagrams that take many lines to draw; they compute nothing themselves."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -254,3 +256,126 @@ def _crowd_bars(ax: Axes, crowd: dict[str, tuple[float, float]]) -> None:
     limits = (min(1, min(values) / 3), 60 * max(values))
     ax.set(yscale="log", ylabel="summed loss", ylim=limits)
     ax.legend(fontsize=12, loc="upper right")
+
+
+# ---------------------------------------------------------------- the diagrams of whole detectors
+
+KINDS = {"learnt": "#CDE3F5", "fixed": "#EEEEEE", "map": "#FFFFFF"}  # fixed: has no weights
+ADDED = COLOURS[0]  # outlines what a lecture adds to the one before
+LETTER = 0.1  # width of a letter, in units of the diagram
+
+
+@dataclass(frozen=True)
+class Part:
+    """A layer or a feature map of a diagram.
+
+    Attributes:
+        kind: "learnt", "fixed" (no weights) or "map".
+        under: the part below which it stands, and how many rows; None: next in the main row.
+        size: of a map: channels, height, width.
+        added: whether this lecture adds it to the one before.
+        training: whether it exists only in training (dashed).
+    """
+
+    kind: str
+    under: tuple[str, int] | None = None
+    size: tuple[int, int, int] = (0, 0, 0)
+    added: bool = False
+    training: bool = False
+
+    def half(self, text: str) -> tuple[float, float]:
+        """Half its width and half its height."""
+        if self.kind == "map":
+            side, depth = _slab(self.size)
+            return side + depth / 2, side + depth / 2
+        lines = text.split("\n")
+        return 0.15 + LETTER * max(map(len, lines)) / 2, 0.2 + 0.13 * len(lines)
+
+
+def detector_figure(parts: Mapping[str, Part], arrows: Mapping[tuple[str, str], str]) -> Figure:
+    """A whole detector: feature maps as slabs, layers as boxes with the name of their class.
+
+    parts: by the text that they carry, in the order of the main row. arrows: (from, to): the shape
+    of what flows, or words. An arrow that touches a part of the training is dashed.
+    """
+    halves = {name: part.half(name) for name, part in parts.items()}
+    middles = _layout(parts, halves, arrows)
+    left, right = (
+        f(middles[n][0] + s * halves[n][0] for n in parts) for f, s in ((min, -1), (max, 1))
+    )
+    bottom = max(y for _, y in middles.values()) + 1
+    top = -max(half[1] for half in halves.values()) - 0.15
+    scale = 15 / (right - left + 0.2)  # inches per unit: it fills the page
+    figure, ax = plt.subplots(figsize=(15, (bottom - top) * scale), layout="constrained")
+    ax.set(xlim=(left - 0.1, right + 0.1), ylim=(bottom, top), aspect="equal")
+    ax.axis("off")
+    for name, part in parts.items():
+        _draw_part(ax, name, part, middles[name], halves[name])
+    for (start, end), text in arrows.items():
+        style = "--" if parts[start].training or parts[end].training else "-"
+        _connect(ax, (middles[start], halves[start]), (middles[end], halves[end]), text, style)
+    return figure
+
+
+def _layout(parts: Mapping[str, Part], halves: dict, arrows: Mapping) -> dict:
+    """Middles of the parts: the main row from left to right, the others under theirs."""
+    middles, last = {}, None
+    for name, part in parts.items():
+        if part.under is not None:
+            x, y = middles[part.under[0]]
+            middles[name] = (x, y + 1.9 * part.under[1])
+            continue
+        gap = 0.3 + LETTER * len(arrows.get((last, name), ""))
+        x = 0.0 if last is None else middles[last][0] + halves[last][0] + gap + halves[name][0]
+        middles[name], last = (x, 0.0), name
+    return middles
+
+
+def _slab(size: tuple[int, int, int]) -> tuple[float, float]:
+    """Half the side and the thickness of a map's slab: they follow its height and channels."""
+    channels, height, _ = size
+    return 0.12 + 0.045 * math.sqrt(height), 0.06 * math.log2(1 + channels)
+
+
+def _draw_part(ax: Axes, text: str, part: Part, middle: tuple, half: tuple) -> None:
+    edge = {"ec": ADDED, "lw": 3.0} if part.added else {"ec": "black", "lw": 1.4}
+    look = {
+        "fc": KINDS[part.kind],
+        "ls": "--" if part.training else "-",
+        "joinstyle": "round",
+        **edge,
+    }
+    x, y = middle
+    if part.kind != "map":
+        ax.add_patch(plt.Rectangle((x - half[0], y - half[1]), 2 * half[0], 2 * half[1], **look))
+        ax.text(x, y, text, ha="center", va="center", fontsize=13)
+        return
+    side, depth = _slab(part.size)
+    left, top = x - half[0], y - half[1] + depth
+    for corners in (
+        [(0, 0), (depth, -depth), (2 * side + depth, -depth), (2 * side, 0)],
+        [
+            (2 * side, 0),
+            (2 * side + depth, -depth),
+            (2 * side + depth, 2 * side - depth),
+            (2 * side, 2 * side),
+        ],
+        [(0, 0), (2 * side, 0), (2 * side, 2 * side), (0, 2 * side)],
+    ):
+        ax.add_patch(plt.Polygon([(left + a, top + b) for a, b in corners], **look))
+    ax.text(x, y + half[1] + 0.08, text, ha="center", va="top", fontsize=13)
+
+
+def _connect(ax: Axes, start: tuple, end: tuple, text: str, style: str) -> None:
+    """An arrow from edge to edge: along the row, or from one row to another."""
+    ((x1, y1), (w1, h1)), ((x2, y2), (w2, h2)) = start, end
+    if y1 == y2:
+        sign = math.copysign(1, x2 - x1)
+        tail, head = (x1 + sign * w1, y1), (x2 - sign * w2, y2)
+        ax.text((tail[0] + head[0]) / 2, y1 - 0.08, text, ha="center", va="bottom", fontsize=12)
+    else:
+        sign = math.copysign(1, y2 - y1)
+        tail, head = (x1, y1 + sign * h1), (x2, y2 - sign * h2)
+        place = ((x1 + x2) / 2 + 0.08, (tail[1] + head[1]) / 2)
+        ax.text(*place, text, ha="left", va="center", fontsize=12)
+    _arrow(ax, tail, head, "black", style)

@@ -49,10 +49,14 @@ def find(name: str | Path) -> Path:
 
 def read(path: Path) -> NotebookNode:
     """The notebook at `path`, as it is. Raises ValueError if the file is no notebook."""
+    data = path.read_bytes()
     try:
-        return nbformat.reads(path.read_text(encoding="utf-8"), as_version=nbformat.NO_CONVERT)
-    except (nbformat.reader.NotJSONError, UnicodeDecodeError) as error:
+        notebook = nbformat.reads(data.decode(), as_version=nbformat.NO_CONVERT)
+        if notebook.get("nbformat") != 4:
+            raise ValueError(f"its nbformat must be 4, got {notebook.get('nbformat')}")
+    except Exception as error:  # nbformat has one of its own for each kind of damage
         raise ValueError(f"{path.name} is not a notebook: {error}") from None
+    return notebook
 
 
 def load(name: str | Path) -> ModuleType:

@@ -7,31 +7,29 @@ torchvision on a CPU, which compares the float32 IoU with the float64 threshold.
 import torch
 from torch import Tensor
 
-from helpers.boxes import box_iou, check_boxes
+from helpers.boxes import box_iou, check_boxes, check_column
 
 
-def _check(boxes: Tensor, iou_threshold: float, **columns: Tensor) -> None:
-    check_boxes(boxes)
+def _check(boxes: Tensor, iou_threshold: float, **columns: Tensor) -> Tensor:
+    boxes = check_boxes(boxes)
     for name, column in columns.items():
-        if not isinstance(column, Tensor):
-            raise ValueError(f"{name} must be a torch tensor, got {type(column).__name__}")
-        if column.shape != (len(boxes),):
-            raise ValueError(f"{name} must have shape ({len(boxes)},), got {tuple(column.shape)}")
+        check_column(column, name, len(boxes))
         if column.is_floating_point() and torch.isnan(column).any():
             raise ValueError(f"{name} must not be NaN, got {column.tolist()}")
     if not 0 <= iou_threshold <= 1:
         raise ValueError(f"iou_threshold must lie in [0, 1], got {iou_threshold}")
+    return boxes
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """Indices of the kept boxes, best score first.
 
     Args:
-        boxes: (N, 4) xyxy pixels.
-        scores: (N,); among equal scores the earlier box wins.
+        boxes: (N, 4) xyxy pixels, of any precision.
+        scores: (N,), of any real type; among equal scores the earlier box wins.
         iou_threshold: a box goes if its IoU with a kept, better one is *above* this.
     """
-    _check(boxes, iou_threshold, scores=scores)
+    boxes = _check(boxes, iou_threshold, scores=scores)
     queue = torch.argsort(scores, descending=True, stable=True)  # (N,)
     keep = []
     while len(queue):
@@ -48,7 +46,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: fl
     Args:
         labels: (N,) integers; the rest as in `nms`.
     """
-    _check(boxes, iou_threshold, scores=scores, labels=labels)
+    boxes = _check(boxes, iou_threshold, scores=scores, labels=labels)
     keep = [
         of_label[nms(boxes[of_label], scores[of_label], iou_threshold)]
         for of_label in (torch.where(labels == label)[0] for label in labels.unique())

@@ -1,57 +1,40 @@
 """Photographs that ship with scikit-image and scikit-learn: real input without a download."""
 
-from collections.abc import Callable
-
 import numpy as np
+from PIL import Image, ImageOps
 
-
-def _skimage(name: str) -> np.ndarray:
-    from skimage import data
-
-    photo = getattr(data, name)()
-    return photo[0] if isinstance(photo, tuple) else photo  # the stereo pair: its left image
-
-
-def _sklearn(name: str) -> np.ndarray:
-    from sklearn.datasets import load_sample_image
-
-    return load_sample_image(name)
-
-
-_SOURCES: dict[str, tuple[Callable[[str], np.ndarray], str]] = {
-    "motorcycle": (_skimage, "stereo_motorcycle"),
-    "astronaut": (_skimage, "astronaut"),
-    "cat": (_skimage, "chelsea"),
-    "coffee": (_skimage, "coffee"),
-    "rocket": (_skimage, "rocket"),
-    "china": (_sklearn, "china.jpg"),
-    "flower": (_sklearn, "flower.jpg"),
-}
-PHOTOS = tuple(_SOURCES)
+PHOTOS = ("motorcycle", "astronaut", "cat", "coffee", "rocket", "china", "flower")
+_ELSEWHERE = {"motorcycle": "stereo_motorcycle", "cat": "chelsea"}  # names in scikit-image
 
 
 def photo(name: str) -> np.ndarray:
     """The photograph `name`, one of `PHOTOS`, as (H, W, 3) uint8 RGB; sources in data/README.md."""
-    if name not in _SOURCES:
+    if name not in PHOTOS:
         raise ValueError(f"name must be one of {list(PHOTOS)}, got {name!r}")
-    load, source = _SOURCES[name]
-    return np.array(load(source)[..., :3])  # a copy: the caller may draw on it
+    if name in ("china", "flower"):
+        from sklearn.datasets import load_sample_image
+
+        return np.array(load_sample_image(f"{name}.jpg"))  # a copy: the caller may draw on it
+    from skimage import data
+
+    image = getattr(data, _ELSEWHERE.get(name, name))()
+    image = image[0] if isinstance(image, tuple) else image  # of a stereo pair the left one
+    return np.array(image[..., :3])
 
 
-def as_rgb(image: np.ndarray, name: str = "image") -> np.ndarray:
-    """Return `image` as (H, W, 3) uint8 RGB.
+def as_rgb(image: np.ndarray | Image.Image, name: str = "image") -> np.ndarray:
+    """A copy of `image` as (H, W, 3) uint8 RGB, with transparent parts blended onto white.
 
-    Accepts a NumPy array or PIL image: grey (H, W) or (H, W, 1), RGB, and RGBA (alpha is blended
-    onto white), as uint8, as bool, or as float in 0..1. The result is a copy.
-
-    Raises:
-        ValueError: anything else, and an image without pixels.
+    A PIL image is turned upright as its EXIF data say and may have any mode but I and F. A NumPy
+    array is grey (H, W) or (H, W, 1), RGB or RGBA, and holds uint8, uint16 (0..65535), bool or
+    floats in 0..1. Raises ValueError for anything else, and for an image without pixels.
     """
-    if not hasattr(image, "__array_interface__"):  # arrays and PIL images have it
+    if isinstance(image, Image.Image):
+        image = _from_pil(image, name)
+    if not hasattr(image, "__array_interface__"):  # lists and tensors have none
         raise ValueError(f"{name} must be a NumPy array or a PIL image, got {type(image).__name__}")
     image = np.asarray(image)
-    if image.ndim == 2:
-        image = image[..., None]
+    image = image[..., None] if image.ndim == 2 else image
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or 0 in image.shape:
         raise ValueError(
             f"{name} must be an image (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) with at least one "
@@ -64,15 +47,27 @@ def as_rgb(image: np.ndarray, name: str = "image") -> np.ndarray:
     return np.broadcast_to(image, (*image.shape[:2], 3)).copy()  # writable, unlike the view
 
 
+def _from_pil(image: Image.Image, name: str) -> np.ndarray:
+    """The image upright, as RGB, RGBA or 16 bits of grey; in other modes numbers mean else."""
+    if image.mode in ("I", "F"):  # nobody knows how bright their white is
+        raise ValueError(f"{name} must have 8 or 16 bits per channel, got PIL's mode {image.mode}")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):  # PIL would cut it off at 255
+        return np.asarray(image)
+    if image.mode == "La":  # PIL knows no other way out of this mode
+        image = image.convert("LA")
+    return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+
+
 def _as_bytes(image: np.ndarray, name: str) -> np.ndarray:
-    if image.dtype == np.uint8:
+    kind = image.dtype.str[1:]  # without the order of the bytes
+    if kind == "u1":
         return image
-    if image.dtype == bool:
-        return image.astype(np.uint8) * 255
-    if not np.issubdtype(image.dtype, np.floating):
-        raise ValueError(f"{name} must hold uint8, bool or float values, got {image.dtype}")
-    if not np.isfinite(image).all() or image.min() < 0 or image.max() > 1:
-        raise ValueError(
-            f"{name} holds floats and they must lie in 0..1, got {image.min():g}..{image.max():g}"
-        )
-    return np.rint(image * 255).astype(np.uint8)
+    if kind in ("b1", "u2"):
+        return np.rint(image * 255.0 if kind == "b1" else image / 257).astype(np.uint8)
+    if kind[0] != "f":
+        raise ValueError(f"{name} must hold uint8, uint16, bool or float values, got {image.dtype}")
+    low, high = float(image.min()), float(image.max())
+    if not (low >= -0.001 and high <= 1.001):  # that much may be rounding; NaN is refused, too
+        raise ValueError(f"{name} holds floats and they must lie in 0..1, got {low:g}..{high:g}")
+    return np.rint(image.clip(0, 1) * 255).astype(np.uint8)

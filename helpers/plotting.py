@@ -1,70 +1,71 @@
 """Images with boxes, grids of images and curves, readable from the last row."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
+import PIL.Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib_inline.config import InlineBackend
+from torch import Tensor
 
+from helpers.photos import as_rgb
 from helpers.shapes import CLASSES
 
 # Okabe-Ito, safe for colour-blind readers; a second cue (line style, label) always goes with it.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINE_STYLES = ("-", "--", "-.", ":")
+Image = np.ndarray | Tensor | PIL.Image.Image
 
 
 def use_lecture_style() -> None:
     """Large type, safe colours and PNG figures without version stamps, for the whole notebook."""
-    plt.rcParams.update(
-        {
-            "figure.dpi": 80,
-            "savefig.dpi": 80,
-            "font.size": 13,
-            "axes.titlesize": 14,
-            "axes.grid": True,
-            "grid.alpha": 0.3,
-            "lines.linewidth": 2.2,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.prop_cycle": plt.cycler(color=COLOURS),
-            "image.interpolation": "nearest",
-        }
-    )
-    try:
-        from matplotlib_inline.config import InlineBackend
-
-        InlineBackend.instance().print_figure_kwargs = {
-            "bbox_inches": "tight",
-            "metadata": {"Software": None},
-        }
-    except ImportError:
-        pass  # outside of IPython there is no inline backend to set up
+    plt.rc("figure", dpi=80)
+    plt.rc("savefig", dpi=80)
+    plt.rc("font", size=13)
+    plt.rc("axes", titlesize=14, grid=True, prop_cycle=plt.cycler(color=COLOURS))
+    plt.rc("axes.spines", top=False, right=False)
+    plt.rc("grid", alpha=0.3)
+    plt.rc("lines", linewidth=2.2)
+    plt.rc("image", interpolation="nearest")
+    backend = InlineBackend.instance()
+    backend.print_figure_kwargs = {"bbox_inches": "tight", "metadata": {"Software": None}}
 
 
-def as_image(image: np.ndarray | torch.Tensor) -> np.ndarray:
-    """(H, W, 3) array of a (3, H, W) tensor or an (H, W, 3) array; grey images (H, W) stay grey.
+def as_image(image: Image) -> np.ndarray:
+    """`image` as (H, W, 3) uint8 RGB: as `helpers.photos.as_rgb`, and also of tensors.
 
-    Raises:
-        ValueError: any other shape.
+    The 1, 3 or 4 channels of a tensor are looked for on its first axis and then on its last; those
+    of an array on its last axis, then 1 or 3 on its first. Raises ValueError for what is no image.
     """
-    channels_first = isinstance(image, torch.Tensor)
-    if channels_first:
-        image = image.detach().cpu().numpy()
-    image = np.asarray(image)
-    if image.ndim == 3 and image.shape[0] == 3 and (channels_first or image.shape[2] != 3):
-        image = image.transpose(1, 2, 0)
-    if image.ndim not in (2, 3) or image.ndim == 3 and image.shape[2] not in (1, 3, 4):
-        raise ValueError(
-            f"image must be (H, W), (H, W, 3) or a tensor (3, H, W), got shape {image.shape}"
-        )
-    return image
+    is_tensor = isinstance(image, Tensor)
+    if is_tensor:
+        image = image.detach().cpu()
+        image = (image.float() if image.is_floating_point() else image).numpy()  # no bfloat16 there
+    if isinstance(image, np.ndarray) and image.ndim == 3:
+        in_front = image.shape[0] in ((1, 3, 4) if is_tensor else (1, 3))
+        if in_front and (is_tensor or image.shape[2] not in (1, 3, 4)):
+            image = image.transpose(1, 2, 0)
+    return as_rgb(image)
+
+
+def _numbers(values: Iterable, name: str, width: int = 1) -> np.ndarray:
+    """Rows of `width` numbers as float64, from any device, precision and graph."""
+    try:
+        rows = np.array([v.tolist() if hasattr(v, "tolist") else v for v in values], float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must hold numbers: {error}") from None
+    if width == 1 and rows.ndim == 1:
+        rows = rows[:, None]
+    if len(rows) and rows.shape[1:] != (width,):
+        raise ValueError(f"{name} must have shape (N, {width}), got {rows.shape}")
+    return rows.reshape(-1, width)
 
 
 def draw_boxes(
     ax: Axes,
-    boxes: torch.Tensor | np.ndarray | Sequence[Sequence[float]],
+    boxes: Iterable,
     texts: Sequence[str] | None = None,
     colours: Sequence[str] | str = COLOURS[0],
     line_style: str = "-",
@@ -73,9 +74,7 @@ def draw_boxes(
 
     A box edge at pixel coordinate 0 is the left edge of the first pixel, where imshow has -0.5.
     """
-    boxes = torch.as_tensor(boxes)
-    if len(boxes) and (boxes.ndim != 2 or boxes.shape[1] != 4):
-        raise ValueError(f"boxes must have shape (N, 4), got {tuple(boxes.shape)}")
+    boxes = _numbers(boxes, "boxes", 4)
     if texts is not None and len(texts) != len(boxes):
         raise ValueError(f"texts must have one entry per box ({len(boxes)}), got {len(texts)}")
     colours = [colours] if isinstance(colours, str) else colours
@@ -91,8 +90,8 @@ def draw_boxes(
             )
 
 
-def show_image(ax: Axes, image: np.ndarray | torch.Tensor, title: str = "") -> Axes:
-    """Show `image` ((H, W, 3) or (3, H, W), uint8 or 0..1) on `ax` without ticks."""
+def show_image(ax: Axes, image: Image, title: str = "") -> Axes:
+    """Show `image`, anything that `as_image` takes, on `ax` without ticks; grey stays grey."""
     ax.imshow(as_image(image))
     ax.set_title(title)
     ax.axis("off")
@@ -101,33 +100,30 @@ def show_image(ax: Axes, image: np.ndarray | torch.Tensor, title: str = "") -> A
 
 def show_detections(
     ax: Axes,
-    image: np.ndarray | torch.Tensor,
-    detection: dict[str, torch.Tensor] | None = None,
-    target: dict[str, torch.Tensor] | None = None,
+    image: Image,
+    detection: dict[str, Tensor] | None = None,
+    target: dict[str, Tensor] | None = None,
     classes: Sequence[str] = CLASSES,
     score_threshold: float = 0.5,
     title: str = "",
 ) -> Axes:
     """An image with ground truth (dashed black) and detections (coloured by class, with scores).
 
-    Raises:
-        ValueError: a detection without boxes, scores or labels, or with a label of no class.
+    Raises ValueError for detections without boxes, scores or labels, or with a label of no class.
     """
     show_image(ax, image, title)
     if target is not None:
         draw_boxes(ax, target["boxes"], colours="black", line_style="--")
     if detection is not None:
-        if not {"boxes", "scores", "labels"} <= set(detection):
-            raise ValueError(
-                f"detection must have 'boxes', 'scores' and 'labels', got {sorted(detection)}"
-            )
+        keys = ["boxes", "scores", "labels"]
+        if not set(keys) <= set(detection):
+            raise ValueError(f"detection must have {keys}, got {sorted(detection)}")
         keep = detection["scores"] >= score_threshold
-        labels = detection["labels"][keep].tolist()
-        scores = detection["scores"][keep].tolist()
+        boxes, scores, labels = (detection[key][keep].tolist() for key in keys)
         if not all(0 <= c < len(classes) for c in labels):
             raise ValueError(f"labels must lie in 0..{len(classes) - 1}, got {labels}")
         texts = [f"{classes[c]} {s:.2f}" for c, s in zip(labels, scores)]
-        draw_boxes(ax, detection["boxes"][keep], texts, [COLOURS[c % 6] for c in labels])
+        draw_boxes(ax, boxes, texts, [COLOURS[c % 6] for c in labels])
     return ax
 
 
@@ -147,24 +143,22 @@ def image_grid(count: int, columns: int = 4, size: float = 3.2) -> tuple[Figure,
 
 def plot_curves(
     ax: Axes,
-    curves: dict[str, Sequence[float]],
-    x: Sequence[float] | None = None,
+    curves: dict[str, Iterable[float]],
+    x: Iterable[float] | None = None,
     xlabel: str = "step",
     ylabel: str = "loss",
     smooth: int = 1,
 ) -> Axes:
     """One line per entry of `curves`, told apart by colour and line style.
 
-    `smooth` averages over that many neighbours (the curve gets shorter by `smooth - 1`).
-
-    Raises:
-        ValueError: `x` of another length than a curve, or `smooth` below 1.
+    `smooth` averages over that many neighbours (the curve gets shorter by `smooth - 1`). Raises
+    ValueError for what is no curve, `x` of another length than a curve, and `smooth` below 1.
     """
     if smooth < 1:
         raise ValueError(f"smooth must be at least 1, got {smooth}")
     for i, (name, values) in enumerate(curves.items()):
-        values = np.asarray(values, float)
-        at = np.arange(len(values)) if x is None else np.asarray(x)
+        values = _numbers(values, repr(name))[:, 0]
+        at = np.arange(len(values)) if x is None else _numbers(x, "x")[:, 0]
         if len(at) != len(values):
             raise ValueError(
                 f"x must have one entry per value of {name!r}, {len(values)}, got {len(at)}"

@@ -1,13 +1,14 @@
 """Class-agnostic boxes made without learning: selective search (OpenCV) and sliding windows.
 
-OpenCV is imported only when it is asked for: `opencv-contrib-python` needs the system libraries
-libGL and glib, and plain `opencv-python` lacks the module; either way the reader gets one sentence
-that says what to do, not a stack trace.
+OpenCV is imported only when it is asked for: where it, a system library of it or its contrib module
+is missing, the reader gets one sentence that says what to do, not a stack trace.
 """
 
+import contextlib
 import hashlib
 import io
 import itertools
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,39 +26,30 @@ SCALE, SIGMA, MIN_SIDE = 150, 0.8, 6  # lecture 01's settings: granularity, blur
 
 
 def selective_search_module() -> ModuleType:
-    """OpenCV's `cv2.ximgproc.segmentation`.
-
-    Raises:
-        RuntimeError: it cannot be had here; the message says in one sentence what to install.
-    """
+    """OpenCV's `cv2.ximgproc.segmentation`; RuntimeError, with a cure, if it cannot be had."""
     try:
         import cv2
-    except ImportError as error:
-        cure = (
-            "sudo apt-get install libgl1 libglib2.0-0"
-            if ".so" in str(error)
-            else "pip install opencv-contrib-python"
-        )
-        raise RuntimeError(f"Selective search needs OpenCV ({error}); try: {cure}") from None
-    try:
+
         return cv2.ximgproc.segmentation
     except AttributeError:
-        raise RuntimeError(
-            "Selective search needs OpenCV's contrib module; try: "
+        missing = "OpenCV's contrib module"
+        cure = (
             "pip uninstall opencv-python opencv-python-headless, then "
             "pip install --force-reinstall opencv-contrib-python"
-        ) from None
+        )
+    except ImportError as error:
+        missing, cure = f"OpenCV ({error})", "pip install opencv-contrib-python"
+        if ".so" in str(error):
+            cure = "sudo apt-get install libgl1 libglib2.0-0"
+    raise RuntimeError(f"Selective search needs {missing}; try: {cure}") from None
 
 
 def selective_search(images: Tensor) -> list[Tensor]:
     """Boxes (n, 4) float xyxy of each of `images` (N, 3, H, W) uint8, with lecture 01's settings.
 
     Each list is sorted, because OpenCV's own order differs from call to call; boxes with a side
-    under 6 pixels are left out. One thread per CPU core.
-
-    Raises:
-        RuntimeError: OpenCV's module cannot be had here (see `selective_search_module`).
-        ValueError: `images` is no such tensor.
+    under 6 pixels are left out. One thread per CPU core. Raises ValueError if `images` is no such
+    tensor, and what `selective_search_module` raises.
     """
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
         got = images.dtype if isinstance(images, Tensor) else type(images).__name__
@@ -76,7 +68,7 @@ def selective_search(images: Tensor) -> list[Tensor]:
         return torch.from_numpy(found)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(search, images.permute(0, 2, 3, 1).numpy()))
+        return list(pool.map(search, images.permute(0, 2, 3, 1).cpu().numpy()))
 
 
 def benchmark_proposals(split: str, directory: str | Path | None = None) -> list[Tensor]:
@@ -91,12 +83,11 @@ def benchmark_proposals(split: str, directory: str | Path | None = None) -> list
     path = runs_folder(directory) / f"selective_search_{split}.npz"
     key = _key(images)
     for file in (path, COMMITTED / path.name):
-        boxes = _read(file, key)
-        if boxes is not None:
-            return boxes
+        with contextlib.suppress(Exception):  # no such file, another's, or a damaged one
+            return _read(file, key)
     boxes = selective_search(images)
     buffer = io.BytesIO()
-    counts = np.array([len(b) for b in boxes])
+    counts = [len(b) for b in boxes]
     np.savez_compressed(buffer, key=key, counts=counts, boxes=torch.cat(boxes).short().numpy())
     write_atomic(path, buffer.getvalue())
     return boxes
@@ -109,15 +100,12 @@ def _key(images: Tensor) -> str:
     return hashlib.sha256(settings.encode() + images.numpy().tobytes()).hexdigest()
 
 
-def _read(path: Path, key: str) -> list[Tensor] | None:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if str(file["key"]) != key:
-                return None
-            boxes = torch.from_numpy(file["boxes"]).float()  # (sum of counts, 4)
-            return list(boxes.split(file["counts"].tolist()))
-    except Exception:  # no file, or a damaged one: zlib, zipfile and NumPy each have their errors
-        return None
+def _read(path: Path, key: str) -> list[Tensor]:
+    with np.load(path, allow_pickle=False) as file:
+        if str(file["key"]) != key:
+            raise ValueError(f"{path} holds the boxes of other images or settings")
+        boxes = torch.from_numpy(file["boxes"]).float()  # (sum of counts, 4)
+        return list(boxes.split(file["counts"].tolist()))
 
 
 def sliding_windows(
@@ -132,8 +120,8 @@ def sliding_windows(
     One window per side (the root of its area, in pixels), aspect ratio (height / width) and
     position; `step` is a share of the window. Windows that do not fit are left out.
     """
-    templates = (*sides, *aspect_ratios)
-    if not (sides and aspect_ratios and min(height, width, step, *templates) > 0):
+    numbers = (height, width, step, *sides, *aspect_ratios)
+    if 0 in (len(sides), len(aspect_ratios)) or not all(0 < n < math.inf for n in numbers):
         raise ValueError(
             f"height, width, sides, aspect_ratios and step must be positive, got {height}, "
             f"{width}, {sides}, {aspect_ratios} and {step}"

@@ -1,6 +1,7 @@
 """Run records: one row of measurements per trained model, one JSON file per notebook."""
 
 import contextlib
+import functools
 import glob
 import io
 import json
@@ -221,17 +222,26 @@ def _measured(value: float | None) -> float | None:
 
 def checked_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """`row` with plain Python values; ValueError if it does not keep to the schema of COLUMNS."""
+    try:
+        plain = json.loads(json.dumps(row, default=lambda value: value.tolist()))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"a row must hold numbers and texts: {error}") from None
+    for error in _validator().iter_errors(plain):
+        where = "".join(f"{step}: " for step in error.absolute_path)
+        raise ValueError(f"a row is wrong, {where}{error.message}")
+    return plain
+
+
+@functools.cache
+def _validator() -> Any:
+    """Of draft 4, for which 3.0 is no integer; NaN and infinity are no numbers, either."""
     import jsonschema
 
-    try:
-        plain = json.loads(json.dumps(row, allow_nan=False, default=lambda value: value.item()))
-        jsonschema.validate(plain, _SCHEMA)
-    except jsonschema.ValidationError as error:
-        where = "".join(f"{step}: " for step in error.absolute_path)
-        raise ValueError(f"a row is wrong, {where}{error.message}") from None
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"a row must hold finite numbers and texts: {error}") from None
-    return plain
+    def is_number(_: Any, value: Any) -> bool:
+        return type(value) in (int, float) and math.isfinite(value)
+
+    types = jsonschema.Draft4Validator.TYPE_CHECKER.redefine("number", is_number)
+    return jsonschema.validators.extend(jsonschema.Draft4Validator, type_checker=types)(_SCHEMA)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """What a notebook's first cell does once it has found the helpers."""
 
-import importlib
+import importlib.util
 import os
 import platform
 import subprocess
@@ -63,12 +63,18 @@ def install_missing() -> None:
     Raises RuntimeError if pip fails.
     """
     lines = REQUIREMENTS.read_text(encoding="utf-8").split(FOR_MAINTAINERS)[0].splitlines()
-    wanted = [line for line in lines if line and not line.startswith(("#", "torch"))]
-    present = [f"{name}=={metadata.version(name)}" for name in ("torch", "torchvision")]
-    command = [sys.executable, "-m", "pip", "install", "--quiet", *present, *wanted]
+    wanted = [_kept(line) for line in lines if line and not line.startswith("#")]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", *wanted]
     if subprocess.run(command, check=False).returncode != 0:
         raise RuntimeError("pip could not install the course's requirements; see its message above")
     importlib.invalidate_caches()  # else the new packages may stay unseen in this session
+
+
+def _kept(requirement: str) -> str:
+    name = requirement.split(">")[0]
+    if name.startswith("torch") and importlib.util.find_spec(name):
+        return f"{name}=={metadata.version(name)}"
+    return requirement
 
 
 def _threads(current: int) -> int:

@@ -2,25 +2,23 @@
 
 `benchmark("train")` has 2,000 images, `benchmark("test")` the 300 held-out ones on which every AP
 of the lectures is reported, `benchmark("val")` 300 others on which hyper-parameters are chosen.
-`python -m helpers.shapes export DIR` writes all three as PNG and COCO JSON for other detectors.
+`python -m tools export DIR` writes all three as PNG and COCO JSON for other detectors.
 
 All random numbers come from `numpy.random.RandomState`, whose stream is frozen, and pixels are
 made of integers and plain sums and products, so that every machine draws the same images.
 """
 
-import argparse
 import functools
 import hashlib
-import json
 import math
-import pathlib
-import sys
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from helpers.datasets import checked_targets
 
 CLASSES = ("circle", "square", "triangle")
 LECTURE_COLOURS = ((213, 94, 0), (0, 114, 178), (0, 158, 115))  # Okabe-Ito, one per class
@@ -251,12 +249,10 @@ def coco_dict(targets: list[dict[str, Tensor]], image_size: int) -> dict:
     """COCO ground truth of `targets`; image i has id i and file `0000i.png`, class c has id c + 1.
 
     Annotation ids start at 1: pycocotools takes id 0 for "not matched". Raises ValueError for a
-    target without boxes or labels.
+    target that nobody could train on (`helpers.datasets.checked_targets`).
     """
     images, annotations = [], []
-    for index, target in enumerate(targets):
-        if not {"boxes", "labels"} <= set(target):
-            raise ValueError(f"targets[{index}] must have boxes and labels, got {sorted(target)}")
+    for index, target in enumerate(checked_targets(targets, len(CLASSES))):
         name = f"{index:05d}.png"
         images.append({"id": index, "file_name": name, "width": image_size, "height": image_size})
         for (x1, y1, x2, y2), label in zip(target["boxes"].tolist(), target["labels"].tolist()):
@@ -273,46 +269,3 @@ def coco_dict(targets: list[dict[str, Tensor]], image_size: int) -> dict:
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]
     info = {"description": "Shapes benchmark of the object-detection lectures", "version": "1"}
     return {"info": info, "images": images, "annotations": annotations, "categories": categories}
-
-
-def export(directory: str | pathlib.Path) -> None:
-    """Write every split as `SPLIT/*.png` and `SPLIT.json` (COCO) into a new or empty directory.
-
-    Raises:
-        FileExistsError: the directory holds something; nothing is ever overwritten.
-    """
-    from PIL import Image
-
-    directory = pathlib.Path(directory)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise FileExistsError(f"{directory} is not an empty directory; choose a new one")
-    for split in SPLITS:
-        dataset = benchmark(split)
-        (directory / split).mkdir(parents=True)
-        ground_truth = coco_dict(dataset.targets, dataset.image_size)
-        for entry, image in zip(ground_truth["images"], dataset.images):
-            Image.fromarray(image.permute(1, 2, 0).numpy()).save(
-                directory / split / entry["file_name"]
-            )
-        (directory / f"{split}.json").write_text(json.dumps(ground_truth), encoding="utf-8")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    text = "The shapes benchmark of the lectures; data/README.md describes it."
-    parser = argparse.ArgumentParser(prog="python -m helpers.shapes", description=text)
-    commands = parser.add_subparsers(dest="command", required=True)
-    text = "write every split as PNG and COCO JSON"
-    export_parser = commands.add_parser("export", help=text, description=text)
-    export_parser.add_argument("directory", help="a new or empty directory")
-    options = parser.parse_args(arguments)
-    try:
-        export(options.directory)
-    except OSError as error:
-        print(f"export: {error}", file=sys.stderr)
-        return 1
-    print(f"wrote {', '.join(SPLITS)} to {options.directory}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,18 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean, stdev
 
+import numpy as np
 from IPython.display import Markdown
+from scipy.stats import ttest_ind
+
+from helpers.records import EXPERIMENTS, METRICS, read_records
 
 _CLAIMS_HEADER = ("The lecture says", "The paper says", "We measured")
-_AP_COLUMNS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Markdown:
     """A table as IPython Markdown; as the last line of a cell it is shown.
 
-    Raises:
-        ValueError: a row has another number of cells than the header.
+    Raises ValueError if a row has another number of cells than the header.
     """
     for i, row in enumerate(rows):
         if len(row) != len(header):
@@ -24,36 +27,77 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> M
 
 def _cell(value: object) -> str:
     # A bar or a line break inside a cell would end it.
-    return str(value).replace("|", r"\|").replace("\n", " ")
+    return " ".join(str(value).replace("|", r"\|").splitlines())
 
 
 def ap_table(runs: Mapping[str, Mapping[str, float]], first: str = "") -> Markdown:
     """One row of AP values per named run, as `helpers.evaluation.coco_ap` returns them.
 
-    Raises:
-        ValueError: a run lacks one of the six values.
+    Raises ValueError if a run lacks one of the six values.
     """
     for name, ap in runs.items():
-        missing = [key for key in _AP_COLUMNS if key not in ap]
+        missing = [key for key in METRICS if key not in ap]
         if missing:
             raise ValueError(f"the run {name!r} lacks {', '.join(missing)}")
-    header = [first, *(name.replace("_", " ") for name in _AP_COLUMNS)]
-    return markdown_table(
-        header, [[name, *(f"{ap[key]:.3f}" for key in _AP_COLUMNS)] for name, ap in runs.items()]
-    )
+    header = [first, *(name.replace("_", " ") for name in METRICS)]
+    rows = [[name, *(f"{ap[key]:.3f}" for key in METRICS)] for name, ap in runs.items()]
+    return markdown_table(header, rows)
 
 
 def claims_table(rows: Sequence[tuple[str, str, str]]) -> Markdown:
-    """The table that closes every lecture: what it says, what the paper says, what was measured."""
-    return markdown_table(_CLAIMS_HEADER, rows)
+    """What a lecture says, what the paper says, what was measured, each statement once.
+
+    A cell that ran twice has measured twice: the last counts.
+    """
+    return markdown_table(_CLAIMS_HEADER, list({row[:2]: row for row in rows}.values()))
+
+
+def experiment_table(
+    lecture: str, variants: Sequence[str] = (), folder: Path = EXPERIMENTS
+) -> Markdown:
+    """A recorded experiment: means over seeds, and whether a variant differs from the first one.
+
+    Beyond the seeds: Welch's t-test over the seeds gives p < 0.05. Beyond the images: the middle
+    95 % of the difference over resampled held-out sets (paired, lecture 09) leave out 0.
+
+    Raises ValueError for a lecture without a readable record or a variant that it lacks.
+    """
+    rows, problems = read_records(folder, [lecture])
+    if problems:
+        raise ValueError(f"{folder.name}/{problems[0]}")
+    groups: dict[str, list] = {}
+    for row in rows:
+        groups.setdefault(row["variant"], []).append(row)
+    names = list(variants or groups)
+    missing = [name for name in names if name not in groups]
+    if missing:
+        raise ValueError(f"no variant {missing[0]!r}; {lecture} has {', '.join(groups)}")
+    header = (lecture, "AP", "AP50", "AP75", "seeds", "difference", "beyond seeds", "beyond images")
+    return markdown_table(header, [_experiment_row(name, groups, names[0]) for name in names])
+
+
+def _experiment_row(name: str, groups: Mapping[str, list], first: str) -> list[str]:
+    """Means of one variant, and its difference from the variant `first`."""
+    own, base = groups[name], groups[first]
+    ap = [row["AP"] for row in own]
+    spread = f" ± {stdev(ap):.3f}" if len(ap) > 1 else ""
+    cells = [name, f"{mean(ap):.3f}{spread}"]
+    cells += [f"{mean(row[key] for row in own):.3f}" for key in ("AP50", "AP75")]
+    cells.append(str(len(own)))
+    if name == first:
+        return [*cells, "", "", ""]
+    others = [row["AP"] for row in base]
+    by_seeds = len(ap) > 1 < len(others) and ttest_ind(ap, others, equal_var=False).pvalue < 0.05
+    draws = [np.mean([row["resampled"] for row in rows], axis=0) for rows in (own, base)]
+    low, high = np.percentile(draws[0] - draws[1], [2.5, 97.5])
+    by_images = f"{'no' if low <= 0 <= high else 'yes'} ({low:+.3f} to {high:+.3f})"
+    difference = f"{mean(ap) - mean(others):+.3f}"
+    return [*cells, difference, "yes" if by_seeds else "no", by_images]
 
 
 def gathered_claims(notebook: Path) -> list[tuple[str, str, str]]:
-    """The rows of the claims tables in the outputs that a notebook was committed with.
-
-    Raises ValueError if the file is no notebook.
-    """
-    from helpers.notebooks import read
+    """The rows of the claims tables in a notebook's outputs; ValueError if the file is none."""
+    from helpers.lessons import read
 
     rows = []
     for cell in read(notebook).get("cells", []):

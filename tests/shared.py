@@ -1,6 +1,7 @@
 """What the tests of several notebooks share."""
 
 import ast
+import copy
 import importlib.util
 import shutil
 from collections.abc import Iterator
@@ -9,8 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from helpers.lessons import load, read
+from helpers.shapes import ShapesDataset
+
+# Seconds that a program may take: for what hangs, not for a machine that is slow or busy.
+PATIENCE = 600
 
 # Boxes xyxy on an image 320 wide and 128 high that a pooling layer must survive.
 NASTY_BOXES = {
@@ -73,6 +79,15 @@ def objects_of(
     return boxes, [torch.arange(count) % 3 for count in counts]
 
 
+def stretched(data: ShapesDataset, height: int, width: int) -> ShapesDataset:
+    """A copy of a data set, its images and boxes scaled to a size that need not be square."""
+    data, (rows, columns) = copy.copy(data), data.images.shape[2:]
+    scale = torch.tensor([width / columns, height / rows] * 2)
+    data.images = functional.interpolate(data.images, (height, width))
+    data.targets = [t | {"boxes": t["boxes"] * scale} for t in data.targets]
+    return data
+
+
 def finite_gradients(model: torch.nn.Module) -> bool:
     """Some parameter has a gradient, and none has one that is not finite."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
@@ -87,6 +102,11 @@ def check_stubs_and_solutions(notebook: Any, checks: dict[str, str]) -> None:
             assert "still to do" in verdict(lambda *_, answer=answer: answer)
         assert "still to do" in verdict(getattr(notebook, exercise))
         assert verdict(getattr(notebook, f"{exercise}_solution")).startswith("✓")
+
+
+WIDE_AND_HIGH = [(96, 160), (160, 96)]
+# What a network or a data set may come in; float32 is what all of it is computed in.
+OTHER_FLOATS = [torch.float16, torch.bfloat16, torch.float64]
 
 
 def browser_programs() -> tuple[str, str]:

@@ -72,7 +72,12 @@ def test_anchors_by_hand():
     assert anchors.tolist() == left + right
 
 
-@pytest.mark.parametrize("kind", [list, tuple, np.array])
+def halves(values):
+    return torch.tensor(values, dtype=torch.float16)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor, halves, np.float16])
 def test_sizes_of_any_kind_and_the_size_of_a_map(kind):
     anchors = grid_anchors(torch.zeros(1, 7, 3, 2).shape[2:], 8, kind([4.0, 8.0]))
     assert torch.equal(anchors, grid_anchors((3, 2), 8, (4, 8), (0.5, 1.0, 2.0)))
@@ -81,6 +86,7 @@ def test_sizes_of_any_kind_and_the_size_of_a_map(kind):
 GOOD = {"feature_size": (2, 3), "stride": 8, "sizes": (16.0,), "aspect_ratios": (1.0,)}
 BAD = [
     *({"feature_size": size} for size in ((0, 3), (2, 0), (-1, 3), (2,), (1, 2, 3))),
+    *({"feature_size": (2, side)} for side in (1.5, math.nan, math.inf)),
     *({"stride": stride} for stride in (0, -8, math.nan)),
     *({name: v} for name in ("sizes", "aspect_ratios") for v in ((), (0,), (1, -1), (math.nan,))),
 ]

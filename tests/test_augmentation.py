@@ -124,6 +124,47 @@ def test_the_generator_decides_alone():
     assert torch.equal(third, flip_and_recolour(images)[0])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.uint8])
+def test_boxes_of_any_type_move_exactly(dtype):
+    """On an image so wide that neither half precision nor a byte can count its columns."""
+    boxes = [torch.tensor([[1, 2, 200, 4]], dtype=dtype)] * 20
+    _, moved = flip_and_recolour(torch.zeros(20, 3, 4, 4001), boxes, generator=generator(0))
+    mirrored = {tuple(rows[0].tolist()) for rows in moved}
+    assert mirrored == {(1, 2, 200, 4), (3801, 2, 4000, 4)}
+    expected = torch.float64 if dtype == torch.float64 else torch.float32
+    assert {rows.dtype for rows in moved} == {expected}
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_no_image_gives_no_image(dtype):
+    none = torch.zeros(0, 3, HEIGHT, WIDTH, dtype=dtype)
+    images, *lists = flip_and_recolour(none, [], [])
+    assert images.shape == none.shape and images.dtype == dtype and lists == [[], []]
+
+
+def test_images_may_lie_on_the_gpu(pretended_gpu):
+    images, boxes = painted(6, 3)
+    here, moved = flip_and_recolour(images, boxes, generator=generator(1))
+    there, _ = flip_and_recolour(images.to("cuda"), boxes, generator=generator(1))
+    assert there.device.type == "cuda" and torch.equal(there.cpu(), here)
+
+
+def test_what_is_no_image_or_no_box_is_named():
+    images, _ = painted(2, 0)
+    with pytest.raises(ValueError, match=r"^images must be a torch tensor, got ndarray"):
+        flip_and_recolour(images.numpy())
+    bad = {
+        r"must have shape \(N, 4\), got \(4,\)": torch.zeros(4),
+        "must be a torch tensor": [[0, 0, 1, 1]],
+        "must have x1 <= x2": torch.tensor([[3.0, 0, 1, 1]]),
+        "must be finite, row 0": torch.tensor([[0, 0, 1, float("nan")]]),
+        "must hold real numbers": torch.zeros(1, 4, dtype=torch.bool),
+    }
+    for message, rows in bad.items():
+        with pytest.raises(ValueError, match=rf"^boxes\[1\]\[1\] {message}"):
+            flip_and_recolour(images, [NO_BOXES] * 2, [NO_BOXES, rows])
+
+
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 1, 8, 8), (2, 8, 8, 3), (1, 2, 3, 8, 8)], ids=str)
 def test_images_of_another_shape_are_named(shape):
     with pytest.raises(ValueError, match=r"^images must have shape \(B, 3, H, W\), got \("):

@@ -21,6 +21,7 @@ from helpers import (
     anchors,
     augmentation,
     boxes,
+    datasets,
     detectors,
     evaluation,
     explore,
@@ -61,6 +62,8 @@ ROW = {
 }
 SOME_DATA = shapes.ShapesDataset(2)
 NO_DATA = shapes.ShapesDataset(0)
+BAD_DATA = shapes.ShapesDataset(1)
+BAD_DATA.targets = [{}]
 OPTIMIZER = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
 
 
@@ -82,7 +85,7 @@ def with_boxes(function, *others, name="boxes", ordered=True):
         "list": ([[1.0, 2, 3, 4]], f"{name} must be a torch tensor"),
         "shape": (torch.zeros(4), rf"{name} must have shape \(N, 4\), got \(4,\)"),
         "columns": (torch.zeros(2, 5), rf"{name} must have shape \(N, 4\), got \(2, 5\)"),
-        "whole numbers": (BOX.long(), f"{name} must hold floats"),
+        "truth values": (BOX > 0, f"{name} must hold real numbers"),
         "NaN": (tensor([[1.0, 2, NAN, 4]]), f"{name} must be finite, row 0 is"),
         "infinite": (tensor([[1.0, 2, 3, 4], [0, 0, INF, 4]]), f"{name} must be finite, row 1 is"),
     }
@@ -106,6 +109,7 @@ CASES = {
     "anchors.grid_anchors": {
         "empty grid": (lambda: anchors.grid_anchors((0, 4), 8, [16]), "feature_size must be"),
         "one number": (lambda: anchors.grid_anchors((4,), 8, [16]), "feature_size must be"),
+        "half a row": (lambda: anchors.grid_anchors((4, 1.5), 8, [16]), "feature_size must be"),
         "stride": (lambda: anchors.grid_anchors((4, 4), 0, [16]), "stride must be positive"),
         "no size": (lambda: anchors.grid_anchors((4, 4), 8, []), "sizes must be positive"),
         "ratio": (lambda: anchors.grid_anchors((4, 4), 8, [16], [-1.0]), "aspect_ratios must be"),
@@ -121,10 +125,25 @@ CASES = {
         ),
         "boxes": (
             lambda: augmentation.flip_and_recolour(IMAGES, [BOX, torch.zeros(4)]),
-            r"boxes\[0\]\[1\] must have shape \(n, 4\), got \(4,\)",
+            r"boxes\[0\]\[1\] must have shape \(N, 4\), got \(4,\)",
         ),
+        "array": (lambda: augmentation.flip_and_recolour(IMAGES.numpy()), "images .* got ndarray"),
     },
     "boxes.check_boxes": with_boxes(boxes.check_boxes),
+    "boxes.check_sides": {
+        "flat": (
+            lambda: boxes.check_sides(tensor([[1.0, 2, 1, 4]]), "boxes", "encoded"),
+            "boxes must have positive width and height to be encoded, row 0 is",
+        ),
+    },
+    "boxes.check_column": {
+        "list": (lambda: boxes.check_column([0], "labels", 1), "labels must be a torch tensor"),
+        "length": (lambda: boxes.check_column(LABEL, "labels", 2), r"must have shape \(2,\), got"),
+        "complex": (lambda: boxes.check_column(SCORE + 0j, "x", 1), "x must hold real numbers"),
+    },
+    "boxes.refuse_rows": {
+        "one": (lambda: boxes.refuse_rows(LABEL == 0, LABEL, "no zero"), "no zero, row 0 is 0"),
+    },
     "boxes.box_area": with_boxes(boxes.box_area),
     "boxes.box_iou": with_boxes(boxes.box_iou, BOX, name="a"),
     "boxes.box_giou": with_boxes(boxes.box_giou, BOX, name="a"),
@@ -148,6 +167,33 @@ CASES = {
     },
     "boxes.decode_boxes": with_boxes(boxes.decode_boxes, BOX, name="deltas", ordered=False)
     | {"lengths": (lambda: boxes.decode_boxes(BOX, BOX[:0]), "must have equal lengths, got 1")},
+    "datasets.checked_targets": {
+        "keys": (
+            lambda: datasets.checked_targets([TRUTH, {"boxes": BOX}]),
+            r"targets\[1\] must have \['boxes', 'labels'\], got \['boxes'\]",
+        ),
+        "label": (
+            lambda: datasets.checked_targets([TRUTH | {"labels": LABEL + 3}], 3),
+            r"targets\[0\]\['labels'\] must lie in 0..2, got \[3\], row 0 is 3",
+        ),
+        "flat": (
+            lambda: datasets.checked_targets([TRUTH | {"boxes": tensor([[1.0, 2, 1, 4]])}]),
+            r"targets\[0\]\['boxes'\] must have positive width and height to be trained on, row 0",
+        ),
+        "crowd": (
+            lambda: datasets.checked_targets([TRUTH | {"iscrowd": LABEL + 1}]),
+            r"targets\[0\]\['iscrowd'\] must not be set: leave crowds out.* row 0 is 1",
+        ),
+    },
+    "datasets.checked_objects": {
+        "keys": (
+            lambda: datasets.checked_objects(TRUTH, "found", 3, ("boxes", "scores", "labels")),
+            r"found must have \['boxes', 'scores', 'labels'\], got \['boxes', 'labels'\]",
+        ),
+    },
+    "datasets.refuse_crowds": {
+        "crowd": (lambda: datasets.refuse_crowds([{"iscrowd": LABEL + 1}]), "must not be set"),
+    },
     "detectors.to_input": {
         "floats": (
             lambda: detectors.to_input(IMAGES.float(), CPU),
@@ -164,6 +210,10 @@ CASES = {
         "batch": (
             lambda: first(detectors.augmented_batches(SOME_DATA, 1, 0, CPU, 0)),
             "count and batch_size must be at least 1, got 2 and 0",
+        ),
+        "targets": (
+            lambda: first(detectors.augmented_batches(BAD_DATA, 1, 0, CPU)),
+            r"targets\[0\] must have \['boxes', 'labels'\], got \[\]",
         ),
     },
     "detectors.detect_all": {
@@ -211,6 +261,10 @@ CASES = {
         ),
     },
     "evaluation.error_counts": {
+        "crowd": (
+            lambda: evaluation.error_counts(FOUND, TRUTH | {"iscrowd": LABEL + 1}),
+            r"targets\[0\]\['iscrowd'\] must not be set: leave crowds out",
+        ),
         "labels": (
             lambda: evaluation.error_counts(FOUND | {"labels": SCORE}, TRUTH),
             r"detections\[0\]\['labels'\] must be integers, got torch.float32",
@@ -398,7 +452,11 @@ CASES = {
     "shapes.coco_dict": {
         "keys": (
             lambda: shapes.coco_dict([{"boxes": BOX}], 8),
-            r"targets\[0\] must have boxes and labels, got \['boxes'\]",
+            r"targets\[0\] must have \['boxes', 'labels'\], got \['boxes'\]",
+        ),
+        "label": (
+            lambda: shapes.coco_dict([TRUTH | {"labels": LABEL + 3}], 8),
+            r"targets\[0\]\['labels'\] must lie in 0..2",
         ),
     },
     "student.write_student_edition": {
@@ -475,8 +533,6 @@ OTHER = {
 HARMLESS = {
     "detectors.now": "a device",
     "exercises.patient": "its very purpose is to survive any answer (test_exercises.py)",
-    "features.imagenet_categories": "no argument",
-    "features.resnet50_weights_path": "no argument",
     "notebooks.main": "a command line: prints usage and returns 2 (test_notebooks_tool.py)",
     "notebooks.notebooks": "a folder; an empty one has no notebooks",
     "notebooks.named_cells": "a notebook that `read` has checked",

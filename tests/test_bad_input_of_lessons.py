@@ -39,6 +39,22 @@ def detr(nb):
     return nb.DETR(3, 5, NARROW, 16, 2, 16, (1, 1))
 
 
+def bad_targets(call):
+    """What no lesson can learn from, to `call(nb, boxes, labels)`."""
+    wrong = {
+        "label too large": (BOXES, LABELS + 5, r"\['labels'\] must lie in 0..2, got \[5, 6\]"),
+        "negative label": (BOXES, LABELS - 1, r"\['labels'\] must lie in 0..2, got \[-1, 0\]"),
+        "labels of floats": (BOXES, LABELS.float(), r"\['labels'\] must be integers, got torch.fl"),
+        "boxes of NaN": (BOXES * torch.nan, LABELS, r"\['boxes'\] must be finite"),
+        "boxes of infinity": (BOXES * torch.inf, LABELS, r"\['boxes'\] must be finite"),
+        "reversed boxes": (BOXES.flip(1), LABELS, r"\['boxes'\] must have x1 <= x2"),
+    }
+    return {
+        what: (functools.partial(call, boxes=boxes, labels=labels), message)
+        for what, (boxes, labels, message) in wrong.items()
+    }
+
+
 # lesson: {what is wrong: (call, message)}
 CASES = {
     "02_fast_rcnn": {
@@ -70,6 +86,14 @@ CASES = {
             lambda nb: fast_rcnn_loss(nb, tensor([0, -1])),
             r"labels must lie in 0..3, got \[-1, 0\]",
         ),
+        "float labels": (
+            lambda nb: fast_rcnn_loss(nb, LABELS.float()),
+            "labels must be integers, got torch.float32",
+        ),
+        "negative beta": (
+            lambda nb: nb.smooth_l1_loss(z(2, 4), z(2, 4), -1.0),
+            "beta must be 0 or more, got -1.0",
+        ),
         "one label for two": (lambda nb: fast_rcnn_loss(nb, LABELS[:1]), "batch_size"),
         "deltas of two classes": (
             lambda nb: fast_rcnn_loss(nb, LABELS, deltas=8),
@@ -82,6 +106,10 @@ CASES = {
         "more lists than images": (
             lambda nb: nb.RoIAlign()(z(1, 4, 8, 8), [BOXES, BOXES], (128, 128)),
             "argument 2 is longer",
+        ),
+        "a reversed object": (
+            lambda nb: nb.RPNLoss()(z(1, 2), z(1, 2, 4), BOXES, [BOXES[:, [2, 3, 0, 1]]]),
+            "gt_boxes must have x1 <= x2 and y1 <= y2",
         ),
         "boxes of five numbers": (
             lambda nb: nb.AnchorTargets().assign_anchors(BOXES, z(2, 5)),
@@ -105,7 +133,7 @@ CASES = {
         "certainty": (lambda nb: nb.prior_bias(1.0), "pi must lie between 0 and 1, got 1.0"),
         "label too large": (
             lambda nb: nb.DenseLoss()(z(1, 2, 3), z(1, 2, 4), BOXES, [BOXES], [LABELS + 5]),
-            "index 5 is out of bounds",
+            r"targets\[0\]\['labels'\] must lie in 0..2, got \[5, 6\]",
         ),
         "anchors of another map": (
             lambda nb: nb.DenseLoss()(z(1, 5, 3), z(1, 5, 4), z(6, 4), [BOXES], [LABELS]),
@@ -126,6 +154,8 @@ CASES = {
             "shapes differ",
         ),
         "index": (lambda nb: nb.SyntheticObjectDataset(2)[5], "index 5 of 2 samples"),
+        **bad_targets(lambda nb, boxes, labels: nb.encode_batch([boxes], [labels], 64, 7)),
+        "three sides": (lambda nb: nb.sides_of((3, 64, 64)), "expanded size"),
     },
     "06_ssd": {
         "stride": (lambda nb: nb.SSDBackbone(first_stride=4), "must be 8 or 16, got 4"),
@@ -137,9 +167,10 @@ CASES = {
             lambda nb: nb.MultiBoxLoss()(z(2, 2, 4), z(2, 2, 4), BOXES, [BOXES], [LABELS]),
             "batch_size",
         ),
-        "label too large": (
-            lambda nb: nb.MultiBoxLoss()(z(1, 2, 4), z(1, 2, 4), BOXES, [BOXES], [LABELS + 5]),
-            "out of bounds",
+        **bad_targets(
+            lambda nb, boxes, labels: nb.MultiBoxLoss()(
+                z(1, 2, 4), z(1, 2, 4), BOXES, [boxes], [labels]
+            )
         ),
     },
     "07_fcos": {
@@ -150,6 +181,11 @@ CASES = {
         ),
         "distances of other locations": (lambda nb: nb.boxes_of(z(5, 2), z(3, 4)), "must match"),
         "boxes of five numbers": (lambda nb: nb.ltrb_of(z(5, 2), z(3, 5)), "must match"),
+        **bad_targets(
+            lambda nb, boxes, labels: nb.targets_of(
+                [boxes], [labels], nb.RULES["+ centre sampling"], 64
+            )
+        ),
         "distances": (
             lambda nb: nb.FCOSDetector(3, NARROW, 8, groups=4, distances="x"),
             "distances must be exp or relu, got 'x'",
@@ -174,11 +210,10 @@ CASES = {
             lambda nb: nb.DETRLoss(3)([(z(2, 5, 4), z(2, 5, 4) + 0.5)], [TARGET]),
             "1 targets for 2 images",
         ),
-        "label too large": (
-            lambda nb: nb.DETRLoss(3)(
-                [(z(1, 5, 4), z(1, 5, 4) + 0.5)], [TARGET | {"labels": tensor([9])}]
-            ),
-            "index 9 is out of bounds",
+        **bad_targets(
+            lambda nb, boxes, labels: nb.DETRLoss(3)(
+                [(z(1, 5, 4), z(1, 5, 4) + 0.5)], nb.targets_of([boxes], [labels], 64, 64)
+            )
         ),
         "NaN": (
             lambda nb: nb.HungarianMatcher()(

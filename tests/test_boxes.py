@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torchvision
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.models.detection._utils import BoxCoder
 
@@ -176,9 +176,11 @@ BAD_TENSORS = {
     "one box": (torch.zeros(4), r"must have shape \(N, 4\), got \(4,\)"),
     "five columns": (torch.zeros(2, 5), r"must have shape \(N, 4\), got \(2, 5\)"),
     "three axes": (torch.zeros(1, 2, 4), r"must have shape \(N, 4\), got \(1, 2, 4\)"),
-    "integers": (GOOD.long(), r"must hold floats \(pixels\), got torch.int64; use .float\(\)"),
+    "truth values": (GOOD > 0, r"must hold real numbers \(pixels\), got torch.bool"),
+    "complex": (GOOD + 0j, r"must hold real numbers \(pixels\), got torch.complex64"),
     "nan": (torch.tensor([[0.0, 0, 1, float("nan")]]), r"must be finite, row 0 is .*nan"),
     "inf": (torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, float("inf")]]), "must be finite, row 1 is"),
+    "inf in half": (torch.tensor([[0, 0, 1, 7e4]]).half(), "must be finite, row 0 is .*inf"),
 }
 REVERSED = torch.tensor([[0.0, 0.0, 1.0, 1.0], [3.0, 0.0, 2.0, 1.0]])
 NEGATIVE = torch.tensor([[0.0, 0.0, 1.0, 1.0], [3.0, 0.0, 2.0, -1.0]])
@@ -212,11 +214,12 @@ def test_bad_tensors_are_named(where, bad):
 
 
 @pytest.mark.parametrize("where", XYXY)
-def test_reversed_corners_are_named(where):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.uint8])
+def test_reversed_corners_are_named(where, dtype):
     name, call = XYXY[where]
     message = rf"^{name} must have x1 <= x2 and y1 <= y2, row 1 is \[3.0, 0.0, 2.0, 1.0\]"
     with pytest.raises(ValueError, match=message):
-        call(REVERSED)
+        call(REVERSED.to(dtype))
 
 
 @pytest.mark.parametrize("where", SIZED)
@@ -266,17 +269,142 @@ EVERY_CALL = {
 }
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int32])
 @pytest.mark.parametrize("name", EVERY_CALL)
-def test_results_stay_on_the_gpu(name, pretended_gpu):
-    result = EVERY_CALL[name](GOOD.to("cuda"))
-    assert result.device.type == "cuda"
+def test_results_stay_on_the_gpu_in_float32(name, dtype, pretended_gpu):
+    result = EVERY_CALL[name](GOOD.to(dtype).to("cuda"))
+    assert result.device.type == "cuda" and result.dtype == torch.float32
     assert torch.equal(result.cpu(), EVERY_CALL[name](GOOD))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+# ---------------------------------------------------------------- number types
+
+SHORT = (torch.float16, torch.bfloat16)
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+@st.composite
+def typed_boxes(draw, dtype, count=None, most=10_000):
+    """Boxes (N, 4) of `dtype` with area, up to `most` pixels wide."""
+    low = -most
+    if not dtype.is_floating_point:
+        low, most = max(low, torch.iinfo(dtype).min), min(most, torch.iinfo(dtype).max)
+    size = {"min_size": count or 0, "max_size": count or 5}
+    rows = draw(st.lists(st.tuples(*[st.integers(8 * low, 8 * most)] * 4), **size))
+    corners = (torch.tensor(rows, dtype=torch.float64) / 8).to(dtype).reshape(-1, 2, 2)
+    boxes = torch.cat([corners.amin(1), corners.amax(1)], dim=1)
+    return boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)]  # rounding may have closed some
+
+
+def converted(ours, theirs, target):
+    return ours, lambda x: torchvision.ops.box_convert(x, theirs, target)
+
+
+ORACLES = {  # function of one argument: (ours, torchvision's)
+    "box_area": (B.box_area, torchvision.ops.box_area),
+    "xyxy_to_xywh": converted(B.xyxy_to_xywh, "xyxy", "xywh"),
+    "xyxy_to_cxcywh": converted(B.xyxy_to_cxcywh, "xyxy", "cxcywh"),
+    "clip_boxes": (
+        lambda x: B.clip_boxes(x, 700, 5000.5),
+        lambda x: torchvision.ops.clip_boxes_to_image(x, (700, 5000.5)),
+    ),
+}
+SIZED_ORACLES = {
+    "xywh_to_xyxy": converted(B.xywh_to_xyxy, "xywh", "xyxy"),
+    "cxcywh_to_xyxy": converted(B.cxcywh_to_xyxy, "cxcywh", "xyxy"),
+}
+
+
+def check_like(result, oracle, dtype, absolute=1e-3):
+    """float64 is computed in float64; everything else, on its exact numbers, in float32."""
+    if dtype == torch.float64:
+        torch.testing.assert_close(result, oracle, rtol=1e-9, atol=absolute * 1e-6)
+    else:
+        assert result.dtype == torch.float32
+        torch.testing.assert_close(result.double(), oracle, rtol=1e-5, atol=absolute)
+
+
+EVERY_TYPE = pytest.mark.parametrize("dtype", [torch.float32, torch.float64, *SHORT, *WHOLE])
+
+
+@EVERY_TYPE
+@settings(max_examples=30)
+@given(data=st.data())
+def test_boxes_of_any_type_give_torchvisions_numbers(dtype, data):
+    boxes = data.draw(typed_boxes(dtype))
+    for ours, theirs in ORACLES.values():
+        check_like(ours(boxes), theirs(boxes.double()), dtype)
+    sizes = boxes[(boxes[:, 2:] > 0).all(1)]
+    for ours, theirs in SIZED_ORACLES.values():
+        check_like(ours(sizes), theirs(sizes.double()), dtype)
+
+
+@EVERY_TYPE
+@settings(max_examples=30)
+@given(data=st.data())
+def test_overlaps_of_any_type_are_torchvisions(dtype, data):
+    a, b = data.draw(typed_boxes(dtype)), data.draw(typed_boxes(dtype))
+    exact = a.double(), b.double()
+    check_like(B.box_iou(a, b), torchvision.ops.box_iou(*exact), dtype, 1e-6)
+    check_like(B.box_giou(a, b), torchvision.ops.generalized_box_iou(*exact), dtype, 2e-6)
+
+
+@EVERY_TYPE
+@settings(max_examples=30)
+@given(data=st.data(), weights=WEIGHTS)
+def test_deltas_of_any_type_are_torchvisions(dtype, data, weights):
+    boxes, anchors = data.draw(typed_boxes(dtype, 6)), data.draw(typed_boxes(dtype, 6))
+    count = min(len(boxes), len(anchors))
+    boxes, anchors = boxes[:count], anchors[:count]
+    expected = BoxCoder(weights).encode_single(boxes.double(), anchors.double())
+    scale = float(anchors.abs().max()) if count else 1.0
+    check_like(B.encode_boxes(boxes, anchors, weights), expected, dtype, 1e-6 * scale * 80)
+    deltas = (boxes.double() / 5000).to(dtype)  # -2..2
+    expected = BoxCoder(weights).decode_single(deltas.double(), anchors.double())
+    check_like(B.decode_boxes(deltas, anchors, weights), expected, dtype, 1e-6 * scale * 60)
+
+
+PAIRS = {
+    "box_iou": B.box_iou,
+    "box_giou": B.box_giou,
+    "encode_boxes": lambda a, b: B.encode_boxes(a, b, (0.1, 0.1, 0.2, 0.2)),
+    "decode_boxes": lambda a, b: B.decode_boxes(a, b, (0.1, 0.1, 7.7, 7.7)),
+}
+
+
+@pytest.mark.parametrize("other", [torch.float32, torch.float16, torch.bfloat16, torch.int32])
+@pytest.mark.parametrize("name", PAIRS)
+def test_two_types_are_computed_in_the_higher_one(name, other):
+    low, high = GOOD.to(other), GOOD.flip(0).double() / 3
+    expected = PAIRS[name](GOOD.double(), high), PAIRS[name](high, GOOD.double())
+    for result, right in zip((PAIRS[name](low, high), PAIRS[name](high, low)), expected):
+        assert result.dtype == torch.float64
+        torch.testing.assert_close(result, right, rtol=1e-12, atol=1e-12)
+    assert PAIRS[name](GOOD, GOOD.to(other)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [*SHORT, torch.float64])
 @pytest.mark.parametrize("name", EVERY_CALL)
-def test_results_keep_the_dtype(name, dtype):
-    assert EVERY_CALL[name](GOOD.to(dtype)).dtype == dtype
+def test_gradients_reach_boxes_of_any_precision(name, dtype):
+    boxes = (GOOD * 300).to(dtype).requires_grad_()
+    EVERY_CALL[name](boxes).sum().backward()
+    right = (GOOD * 300).double().requires_grad_()
+    EVERY_CALL[name](right).sum().backward()
+    assert boxes.grad.dtype == dtype
+    torch.testing.assert_close(boxes.grad.double(), right.grad, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", EVERY_CALL)
+def test_autocast_changes_nothing(name):
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = EVERY_CALL[name](GOOD * 301)
+    assert torch.equal(inside, EVERY_CALL[name](GOOD * 301))
+
+
+def test_arguments_are_left_as_they_are():
+    half = GOOD.half()
+    assert B.check_boxes(GOOD) is GOOD and B.check_boxes(half).dtype == torch.float32
+    assert half.dtype == torch.float16 and torch.equal(half, GOOD.half())
 
 
 @pytest.mark.parametrize("name", EVERY_CALL)

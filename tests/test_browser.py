@@ -22,13 +22,12 @@ import sys
 import time
 
 import pytest
-from shared import browser_programs
+from shared import PATIENCE, browser_programs
 
 from helpers.lessons import find, read
 from helpers.records import ROOT
 
 TRAINING_STEPS = 4
-PATIENCE = 120  # seconds that anything may take on a busy machine
 
 # Chromium finds nothing but this machine, so no test depends on the web. The one picture that
 # lectures take from there, the Colab badge, is missed on the console; any other line is ours.

@@ -38,7 +38,17 @@ def test_the_input_keeps_its_shape(count):
     assert pixels.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("height, width", [(1, 9), (30, 4)])
+def test_the_input_of_an_oblong_image_is_not_turned(height, width):
+    images = noise(2, height, width)
+    expected = (images.double() - 127.5) / 63.75
+    torch.testing.assert_close(to_input(images, CPU).double(), expected, atol=1e-5, rtol=0)
+
+
 BAD_IMAGES = {
+    "an array": noise(1).numpy(),
+    "a list": [],
+    "no images of another type": torch.zeros(0, 3, 6, 8),
     "floats": torch.rand(1, 3, 6, 8),
     "whole numbers of another type": torch.zeros(1, 3, 6, 8, dtype=torch.int16),
     "no batch": noise(1)[0],
@@ -50,7 +60,7 @@ BAD_IMAGES = {
 @pytest.mark.parametrize("images", BAD_IMAGES.values(), ids=BAD_IMAGES)
 def test_bad_images_are_refused(images):
     for use in (to_input, lambda *a: detect_all(Pretender(), *a)):
-        with pytest.raises(ValueError, match="uint8"):
+        with pytest.raises(ValueError, match="^images must be (uint8|a torch tensor)"):
             use(images, CPU)
 
 
@@ -113,6 +123,64 @@ def test_images_without_objects():
         assert [b.shape for b in boxes] == [(0, 4)] * 2 and [len(n) for n in labels] == [0, 0]
 
 
+def few(targets, classes=None, height=6, width=8):
+    """A data set with these targets."""
+    data = type("Data", (), {"__len__": lambda self: len(targets)})()
+    data.images, data.targets = noise(len(targets), height, width), targets
+    if classes is not None:
+        data.classes = classes
+    return data
+
+
+@pytest.mark.parametrize("labels", [torch.int32, torch.uint8, torch.int64])
+@pytest.mark.parametrize("boxes", [torch.float64, torch.float16, torch.bfloat16, torch.int16])
+def test_targets_of_any_type_train_as_those_of_float32_and_int64(boxes, labels):
+    def drawn(box_type, label_type):
+        torch.manual_seed(7)
+        rows = [torch.tensor([[1, 2, 5, 4], [0, 0, 8, 6]]), torch.zeros(0, 4)]
+        names = [torch.tensor([2, 0]), torch.zeros(0)]
+        pairs = [(b.to(box_type), n.to(label_type)) for b, n in zip(rows, names)]
+        data = few([{"boxes": b, "labels": n} for b, n in pairs])
+        return list(augmented_batches(data, 3, 0, CPU, 2))
+
+    for got, want in zip(drawn(boxes, labels), drawn(torch.float32, torch.int64), strict=True):
+        assert torch.equal(got[0], want[0])
+        for mine, right in zip(got[1] + got[2], want[1] + want[2], strict=True):
+            assert mine.dtype == right.dtype and torch.equal(mine, right)
+
+
+def test_oblong_images_are_mirrored_by_their_width():
+    target = {"boxes": torch.tensor([[1.0, 2, 5, 4]]), "labels": torch.tensor([0])}
+    seen = set()
+    for images, boxes, _ in augmented_batches(few([target] * 4), 8, 0, CPU):
+        assert images.shape == (4, 3, 6, 8)
+        seen |= {tuple(rows[0].tolist()) for rows in boxes}
+    assert seen == {(1.0, 2.0, 5.0, 4.0), (3.0, 2.0, 7.0, 4.0)}
+
+
+GOOD = {"boxes": torch.tensor([[1.0, 2, 5, 4]]), "labels": torch.tensor([2])}
+BAD_TARGETS = {
+    "no area": ({"boxes": torch.tensor([[1.0, 2, 1, 4]])}, r"\['boxes'\] must have positive width"),
+    "float labels": ({"labels": torch.tensor([2.0])}, r"\['labels'\] must be integers"),
+    "no class": ({"labels": torch.tensor([3])}, r"\['labels'\] must lie in 0..2, got \[3\]"),
+    "a crowd": ({"iscrowd": torch.tensor([1])}, r"\['iscrowd'\] must not be set"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_TARGETS)
+def test_bad_targets_are_named_before_the_first_batch(bad):
+    change, message = BAD_TARGETS[bad]
+    data = few([GOOD] * 7 + [GOOD | change], classes=("a", "b", "c"))
+    with pytest.raises(ValueError, match=rf"^targets\[7\]{message}"):
+        next(augmented_batches(data, 1, 0, CPU, 1))
+
+
+def test_a_data_set_that_names_no_classes_may_have_any():
+    data = few([GOOD | {"labels": torch.tensor([90])}])
+    ((_, _, (labels,)),) = augmented_batches(data, 1, 0, CPU)
+    assert labels.tolist() == [90]
+
+
 def test_no_images_are_refused():
     with pytest.raises(ValueError):
         next(augmented_batches(ShapesDataset(0), 1, 0, CPU))
@@ -146,7 +214,8 @@ def test_every_image_has_its_detections_in_order(count, sizes):
 
 
 def test_no_images_have_no_detections():
-    assert detect_all(Pretender(), noise(0), CPU) == []
+    detect = Pretender()
+    assert detect_all(detect, noise(0), CPU) == [] and detect.shown == []
 
 
 def test_fifty_images_at_a_time():

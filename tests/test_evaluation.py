@@ -5,6 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torchvision.ops import box_convert
 
 from helpers.boxes import box_iou
 from helpers.evaluation import (
@@ -248,6 +251,12 @@ BAD_DETECTIONS = {
         {"labels": torch.tensor([-1, 0])},
         r"\['labels'\] must lie in 0\.\..*, got \[-1, 0\]",
     ),
+    "true labels": (
+        {"labels": GOOD["labels"] > 0},
+        r"\['labels'\] must be integers, got torch.bool",
+    ),
+    "complex score": ({"scores": torch.ones(2) + 0j}, r"\['scores'\] must hold real numbers"),
+    "true boxes": ({"boxes": GOOD["boxes"] > 0}, r"\['boxes'\] must hold real numbers"),
 }
 
 
@@ -273,6 +282,7 @@ def test_bad_detections_are_named(bad):
             lambda: coco_ap([GOOD], [GOOD]),
             r"detections\[0\] must have \['boxes', 'scores', 'labels'\], got \['boxes', 'labels'\]",
         ),
+        (lambda: coco_ap([None], [GOOD]), r"detections\[0\] must have .*, got NoneType"),
         (lambda: coco_ap([FOUND], [{}]), r"targets\[0\] must have .*, got \[\]"),
         (lambda: coco_ap([FOUND], [GOOD], num_classes=2), r"must lie in 0\.\.1, got \[0, 2\]"),
         (
@@ -288,6 +298,90 @@ def test_bad_detections_are_named(bad):
 def test_other_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# Number types and crowds.
+
+
+@pytest.mark.parametrize("boxes", [torch.float16, torch.bfloat16, torch.float64, torch.int32])
+def test_boxes_labels_and_scores_of_any_type(boxes):
+    """Sides of 300 px and more: their areas are infinite in half precision."""
+    corners = [[0, 0, 320, 320], [400, 400, 1024, 1024], [96, 64, 512, 640]]
+    target = entry(corners, [0, 1, 2])
+    found = entry([[0, 0, 320, 256], [400, 400, 1024, 1024], [0, 0, 64, 64]], [0, 1, 1], [3, 2, 1])
+    for kind, labels, scores in ((boxes, torch.uint8, torch.half), (boxes, torch.int32, torch.int)):
+        change = {"boxes": found["boxes"].to(kind), "labels": found["labels"].to(labels)}
+        other = change | {"scores": found["scores"].to(scores)}
+        truth = {"boxes": target["boxes"].to(kind), "labels": target["labels"].to(labels)}
+        assert coco_ap([other], [truth]) == pytest.approx(coco_ap([found], [target]), nan_ok=True)
+        counts = error_counts(other, truth)
+        assert counts == error_counts(found, target)
+        assert (counts["correct"], counts["background"], counts["missed"]) == (2, 1, 1)
+
+
+def official_ap50(detections, targets):
+    """Of class 0, by hand through pycocotools: COCO files, and whole numbers for crowds."""
+    coco = COCO()
+    coco.dataset = {"images": [], "categories": [{"id": 0}], "annotations": []}
+    results = []
+    for i, (found, target) in enumerate(zip(detections, targets)):
+        coco.dataset["images"].append({"id": i})
+        sizes = box_convert(target["boxes"], "xyxy", "xywh").tolist()
+        for box, crowd in zip(sizes, target["iscrowd"].tolist()):
+            number = len(coco.dataset["annotations"]) + 1
+            row = {"id": number, "image_id": i, "category_id": 0, "bbox": box, "iscrowd": crowd}
+            coco.dataset["annotations"].append(row | {"area": box[2] * box[3]})
+        for box, score in zip(
+            box_convert(found["boxes"], "xyxy", "xywh").tolist(), found["scores"].tolist()
+        ):
+            results.append({"image_id": i, "category_id": 0, "bbox": box, "score": score})
+    coco.createIndex()
+    evaluation = COCOeval(coco, coco.loadRes(results), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return evaluation.stats[1]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_crowds_count_as_in_the_official_evaluation(targets, seed):
+    one_class = [t | {"labels": t["labels"] * 0} for t in targets]
+    found = [d | {"labels": d["labels"] * 0} for d in random_detections(targets, seed)]
+    rng = torch.Generator().manual_seed(seed)
+    crowds = [torch.randint(2, (len(t["labels"]),), generator=rng) for t in targets]
+    with_crowds = [t | {"iscrowd": c} for t, c in zip(one_class, crowds)]
+    ap50 = coco_ap(found, with_crowds, 1)["AP50"]
+    assert ap50 == pytest.approx(official_ap50(found, with_crowds), abs=1e-9)
+    assert abs(ap50 - coco_ap(found, one_class, 1)["AP50"]) > 1e-3
+    as_bool = [t | {"iscrowd": t["iscrowd"] > 0} for t in with_crowds]
+    assert coco_ap(found, as_bool, 1)["AP50"] == ap50
+
+
+def test_detections_inside_a_crowd_are_not_wrong():
+    target = entry([[0, 0, 10, 10], [20, 20, 120, 120]], [0, 0]) | {"iscrowd": torch.tensor([0, 1])}
+    inside = [[30, 30, 60, 60], [60, 60, 90, 90]]
+    found = entry([[0, 0, 10, 10], *inside], [0, 0, 0], [0.5, 0.9, 0.8])
+    assert coco_ap([found], [target])["AP50"] == pytest.approx(1)
+    outside = entry([[0, 0, 10, 10], [200, 200, 230, 230]], [0, 0], [0.5, 0.9])
+    assert coco_ap([outside], [target])["AP50"] == pytest.approx(0.5)
+
+
+def test_a_crowd_that_is_not_set_changes_nothing(targets):
+    found = random_detections(targets, 1)
+    unset = [t | {"iscrowd": torch.zeros(len(t["labels"]), dtype=torch.uint8)} for t in targets]
+    assert coco_ap(found, unset) == coco_ap(found, targets)
+    assert worst_images(found, unset, 9) == worst_images(found, targets, 9)
+
+
+def test_crowds_have_no_error_types():
+    crowd = GOOD | {"iscrowd": torch.tensor([0, 1])}
+    message = r"^targets\[{}\]\['iscrowd'\] must not be set: leave crowds out.* row 1 is 1"
+    with pytest.raises(ValueError, match=message.format(0)):
+        error_counts(FOUND, crowd)
+    with pytest.raises(ValueError, match=message.format(1)):
+        worst_images([FOUND] * 2, [GOOD, crowd], 1)
+    with pytest.raises(ValueError, match=r"^targets\[0\]\['iscrowd'\] must have shape \(2,\)"):
+        coco_ap([FOUND], [GOOD | {"iscrowd": torch.tensor([1])}])
 
 
 # Error types: two objects far apart, a circle (0) on the left and a square (1) on the right.

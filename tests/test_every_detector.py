@@ -1,4 +1,4 @@
-"""What must hold for every detector: training and reading on a GPU, and on nasty images."""
+"""What must hold for every detector: on a GPU, on nasty images, and on wrong or odd targets."""
 
 import contextlib
 import functools
@@ -11,7 +11,8 @@ from pretend_cuda import CPU, CUDA, OnCuda, pretend_cuda
 from shared import add_constants, notebook_code
 from torch import nn
 
-from helpers.detectors import detect_all
+from helpers import shapes
+from helpers.detectors import detect_all, to_input
 from helpers.shapes import benchmark
 
 CLASSES = 3
@@ -81,6 +82,8 @@ EVERY_DETECTOR = pytest.mark.parametrize("name", DETECTORS)
 
 class Few:
     """Images and targets with the face of helpers.shapes.ShapesDataset."""
+
+    classes = shapes.CLASSES
 
     def __init__(self, images, targets):
         self.images, self.targets = images, targets
@@ -164,6 +167,107 @@ def test_training_stays_finite(lessons, monkeypatch, name, images):
         columns = history.columns().values()
         assert all(len(values) == 3 and np.isfinite(values).all() for values in columns)
     check_detections(found, len(NASTY[images]))
+
+
+# ---------------------------------------------------------------- wrong and odd targets
+
+GOOD = same_objects((20, 30, 60, 70), (64, 64, 90, 100))
+WRONG = {  # a key of the second image's target: its value, and how the message ends
+    "reversed": ("boxes", [[60.0, 30, 20, 70]], "x1 <= x2"),
+    "upside down": ("boxes", [[20.0, 70, 60, 30]], "y1 <= y2"),
+    "NaN": ("boxes", [[20.0, 30, torch.nan, 70]], "finite"),
+    "infinite": ("boxes", [[20.0, 30, 60, torch.inf]], "finite"),
+    "no width": ("boxes", [[20.0, 30, 20, 70]], "positive width"),
+    "a label of no class": ("labels", [CLASSES], r"lie in 0\.\.2"),
+    "a negative label": ("labels", [-1], r"lie in 0\.\.2"),
+    "half a label": ("labels", [0.5], "integers"),
+    "two labels": ("labels", [0, 1], r"shape \(1,\)"),
+}
+
+
+@EVERY_DETECTOR
+@pytest.mark.parametrize("kind", WRONG)
+def test_no_training_learns_from_a_wrong_target(lessons, monkeypatch, name, kind):
+    key, value, message = WRONG[kind]
+    right = {"boxes": torch.tensor([[20.0, 30, 60, 70]]), "labels": torch.tensor([1])}
+    wrong = right | {key: torch.tensor(value)}
+    notebook, run = DETECTORS[name]
+    nb = prepared(lessons(notebook), monkeypatch, Few(GOOD.images, [right, wrong]))
+    with pytest.raises(ValueError, match=rf"^targets\[1\]\['{key}'\] must .*{message}"):
+        run(nb, 1)
+
+
+ODD = {"NumPy's": (torch.float64, torch.int32), "small": (torch.float16, torch.uint8)}
+ODD["whole numbers"] = torch.int32, torch.int16
+
+
+@EVERY_DETECTOR
+def test_the_types_of_targets_do_not_matter(lessons, monkeypatch, name):
+    notebook, run = DETECTORS[name]
+    weights = []
+    for boxes, labels in ((torch.float32, torch.int64), *ODD.values()):
+        targets = [
+            {"boxes": t["boxes"].to(boxes), "labels": t["labels"].to(labels)} for t in GOOD.targets
+        ]
+        nb = prepared(lessons(notebook), monkeypatch, Few(GOOD.images, targets))
+        weights.append(run(nb, 2)[0].state_dict())
+    for kind, odd in zip(ODD, weights[1:]):
+        assert all(torch.equal(odd[key], value) for key, value in weights[0].items()), kind
+
+
+@EVERY_DETECTOR
+def test_training_and_reading_in_mixed_precision(lessons, monkeypatch, name):
+    notebook, run = DETECTORS[name]
+    nb = prepared(lessons(notebook), monkeypatch, GOOD)
+    with torch.autocast("cpu", torch.bfloat16):
+        model, history, found = run(nb, 2)
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert history is None or all(
+        np.isfinite(values).all() for values in history.columns().values()
+    )
+    check_detections(found, 2)
+
+
+# ---------------------------------------------------------------- no image
+
+
+def slim_faster_rcnn(nb):
+    return nb.CompleteFasterRCNN(3, **nb.slim_parts(), rpn_loss=nb.RPNLoss(**nb.SLIM_LOSS)).eval()
+
+
+def small_yolo(nb):
+    return nb.YOLODetector(3, 16, 2, nb.SimpleBackbone((4, 4, 8, 8)), head=8)
+
+
+def read_as_uint8(nb, images):
+    """Lectures 01 and 02 take images as bytes, and regions beside them."""
+    return nb.detect(nb.FastRCNN(3, nb.small_backbone(8), 8, hidden_dim=8), images.byte(), [])
+
+
+# lesson, and how its detector reads images (B, 3, H, W)
+READERS = {
+    "R-CNN": (
+        "01_rcnn",
+        lambda nb, x: nb.detections_of(
+            nb.RCNN(3, nb.SimplifiedProposals(), nb.RegionWarper), Few(x, [])
+        ),
+    ),
+    "Fast R-CNN": ("02_fast_rcnn", read_as_uint8),
+    "Faster R-CNN": ("03_faster_rcnn", lambda nb, x: slim_faster_rcnn(nb)(x)),
+    "RetinaNet": ("04_fpn_retinanet", lambda nb, x: nb.RetinaNet(3).eval().detect(x)),
+    "YOLO": ("05_yolo", lambda nb, x: nb.detector_of(small_yolo(nb))(x)),
+    "SSD": ("06_ssd", lambda nb, x: nb.SSD(3).eval().detect(x)),
+    "FCOS": ("07_fcos", lambda nb, x: nb.detector_of(nb.slim_fcos())(x)),
+    "DETR": ("08_detr", lambda nb, x: nb.detector_of(nb.slim_detr())(x)),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_no_image_gives_no_detections(lessons, name):
+    lesson, read = READERS[name]
+    nothing = to_input(torch.zeros(0, 3, 128, 128, dtype=torch.uint8), CPU)
+    with torch.no_grad():
+        assert read(lessons(lesson), nothing) == []
 
 
 # ---------------------------------------------------------------- a GPU that is none

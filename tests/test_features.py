@@ -7,13 +7,7 @@ import pytest
 import torch
 import torchvision
 
-from helpers.features import (
-    IMAGENET_MEAN,
-    PretrainedCNN,
-    imagenet_categories,
-    load_pretrained,
-    resnet50_weights_path,
-)
+from helpers.features import PretrainedCNN, load_pretrained
 from helpers.photos import photo
 
 CATS = {"tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat"}
@@ -52,6 +46,28 @@ def test_features_of_images_of_any_size(lite0, size):
 
 def test_the_body_halves_the_image_five_times(lite0):
     assert lite0.body(torch.zeros(1, 3, 224, 224)).shape == (1, 1280, 7, 7)
+    assert lite0.body(torch.zeros(1, 3, 64, 160)).shape == (1, 1280, 2, 5)  # height first
+
+
+def test_no_image_has_no_features(lite0):
+    assert lite0(torch.zeros(0, 3, 40, 64)).shape == (0, 1280)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_floats_of_any_precision(lite0, dtype):
+    images = (torch.rand(2, 3, 40, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1).to(
+        dtype
+    )
+    features = lite0(images)
+    assert features.dtype == torch.float32 and torch.equal(features, lite0(images.float()))
+
+
+def test_under_autocast(lite0):
+    images = torch.rand(2, 3, 40, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = lite0(images)
+    features = lite0(images)
+    assert rough.shape == features.shape and (rough - features).norm() < 0.1 * features.norm()
 
 
 def test_it_names_the_cat(lite0):
@@ -95,8 +111,8 @@ def test_weights_are_loaded_without_pickled_code(monkeypatch):
     assert [call["weights_only"] for call in calls] == [True]
 
 
-def test_categories_are_imagenets():
-    categories = imagenet_categories()
+def test_categories_are_imagenets(lite0):
+    categories = lite0.categories
     assert len(categories) == 1000
     assert (categories[0], categories[281], categories[999]) == ("tench", "tabby", "toilet tissue")
 
@@ -113,7 +129,7 @@ def test_resnet50_absent_says_what_to_do(empty_hub):
 def test_resnet50_is_fetched_only_on_request_and_loaded_safely(empty_hub, monkeypatch):
     fetched = []
 
-    def fetch(url, path, hash_prefix):
+    def fetch(url, path, hash_prefix, progress=True):
         fetched.append((url, hash_prefix))
         torch.save(torchvision.models.resnet50().state_dict(), path)
 
@@ -121,7 +137,8 @@ def test_resnet50_is_fetched_only_on_request_and_loaded_safely(empty_hub, monkey
     net = load_pretrained("resnet50", download=True)
     ((url, digest),) = fetched
     assert url.startswith("https://download.pytorch.org/") and digest == "11ad3fa6"
-    assert isinstance(net, PretrainedCNN) and net.mean == IMAGENET_MEAN
+    assert isinstance(net, PretrainedCNN)
+    assert (net.mean, net.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert net(torch.zeros(1, 3, 64, 64)).shape == (1, 2048) and net.dim == 2048
     again = load_pretrained("resnet50")  # now it is here
     assert len(fetched) == 1
@@ -131,7 +148,8 @@ def test_resnet50_is_fetched_only_on_request_and_loaded_safely(empty_hub, monkey
         def __reduce__(self):
             return (Path.touch, (empty_hub / "executed",))
 
-    torch.save(Code(), resnet50_weights_path())
+    (path,) = (empty_hub / "checkpoints").iterdir()
+    torch.save(Code(), path)
     with pytest.raises(Exception, match="(?i)weights.only"):
         load_pretrained("resnet50")
     assert not (empty_hub / "executed").exists()

@@ -72,6 +72,27 @@ def test_boxes_without_area_have_the_helpers_iou_and_no_nan(nb, other):
         torch.testing.assert_close(measure(FLAT, other), ready(FLAT, other))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.uint8, torch.int32])
+def test_overlaps_of_half_and_whole_numbers(nb, dtype):
+    boxes = torch.tensor([[0, 0, 250, 250], [200, 0, 250, 128], [0, 0, 100, 50]]).to(dtype)
+    boxes = torch.cat([boxes, 4 * boxes]) if dtype != torch.uint8 else boxes  # sides up to 1,000
+    exact = boxes.double()
+    for measure in (nb.iou, nb.giou):
+        assert (
+            measure(boxes, boxes).dtype == torch.float32
+            and measure(exact, exact).dtype == torch.double
+        )
+        torch.testing.assert_close(measure(boxes, boxes).double(), measure(exact, exact))
+        torch.testing.assert_close(measure(boxes, exact), measure(exact, exact))
+    assert torch.equal(nb.area(boxes).double(), nb.area(exact))
+    assert torch.equal(nb.iou(boxes, boxes), torchvision.ops.box_iou(boxes.float(), boxes.float()))
+    scores, labels = torch.linspace(0, 1, len(boxes)), torch.arange(len(boxes)).to(torch.uint8)
+    for b in (boxes, boxes.flip(0)):
+        expected = nb.nms_per_class(b.double(), scores, labels.long(), 0.1)
+        assert torch.equal(nb.nms_per_class(b, scores, labels, 0.1), expected)
+        assert len(expected) == len(boxes)  # of classes of their own
+
+
 def test_only_giou_and_l1_find_a_box_that_they_do_not_touch(nb):
     start, goal = torch.tensor([[0.0, 0.0, 10.0, 10.0]]), torch.tensor([[40.0, 40.0, 60.0, 60.0]])
 

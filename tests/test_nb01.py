@@ -420,6 +420,13 @@ def test_the_table_holds_proposals_then_truths_of_every_image(nb):
 def test_targets_are_turned_into_top_left_and_size(nb):
     ((boxes, labels),) = nb.targets_of([{"boxes": [[1, 2, 5, 8]], "labels": [2]}], [IMAGE], 3)
     assert boxes.tolist() == [[1, 2, 4, 6]] and labels.tolist() == [2]
+    for types in ((np.float64, np.int32), (np.float16, np.uint8), (np.int32, np.int16)):
+        entry = {
+            k: np.array(v, t) for k, v, t in zip(("boxes", "labels"), ([[1, 2, 5, 8]], [2]), types)
+        }
+        ((boxes, labels),) = nb.targets_of([entry], [IMAGE], 3)
+        assert boxes.tolist() == [[1, 2, 4, 6]] and labels.tolist() == [2]
+        assert (boxes.dtype, labels.dtype) == (np.float32, np.int64)
     ((boxes, labels),) = nb.targets_of([{"boxes": [], "labels": []}], [IMAGE], 3)
     assert boxes.shape == (0, 4) and labels.shape == (0,)
 
@@ -430,12 +437,24 @@ def test_targets_are_turned_into_top_left_and_size(nb):
         ([], [], "at least one, got 0 images and 0 annotations"),
         ([OBJECT], [IMAGE, IMAGE], "got 2 images and 1 annotations"),
         ([OBJECT, OBJECT], [IMAGE], "got 1 images and 2 annotations"),
-        ([annotation([[0, 0, 5, 5]], [0, 1])], [IMAGE], r"image 0 .* its 1 boxes, got \[0, 1\]"),
-        ([annotation([[0, 0, 5, 5]], [])], [IMAGE], r"image 0 .* its 1 boxes, got \[\]"),
-        ([OBJECT, annotation([[0, 0, 5, 5]], [3])], [IMAGE] * 2, r"image 1 .* 0\.\.2 .*\[3\]"),
-        ([annotation([[0, 0, 5, 5]], [-1])], [IMAGE], r"image 0 .* 0\.\.2 .*\[-1\]"),
-        ([OBJECT, annotation([[9, 0, 5, 5]], [0])], [IMAGE] * 2, "boxes of image 1 .*x1 <= x2"),
-        ([annotation([[0, 0, float("nan"), 5]], [0])], [IMAGE], "boxes of image 0 .*finite"),
+        ([annotation([[0, 0, 5, 5]], [0, 1])], [IMAGE], r"targets\[0\]\['labels'\] .*\(1,\)"),
+        ([annotation([[0, 0, 5, 5]], [])], [IMAGE], r"targets\[0\]\['labels'\] .*\(0,\)"),
+        (
+            [OBJECT, annotation([[0, 0, 5, 5]], [3])],
+            [IMAGE] * 2,
+            r"targets\[1\].* 0\.\.2, got \[3\]",
+        ),
+        ([annotation([[0, 0, 5, 5]], [-1])], [IMAGE], r"targets\[0\].* 0\.\.2, got \[-1\]"),
+        ([annotation([[0, 0, 5, 5]], [0.5])], [IMAGE], r"targets\[0\]\['labels'\] .*integers"),
+        (
+            [OBJECT, annotation([[9, 0, 5, 5]], [0])],
+            [IMAGE] * 2,
+            r"targets\[1\]\['boxes'\] .*x1 <= x2",
+        ),
+        ([annotation([[0, 0, np.nan, 5]], [0])], [IMAGE], r"targets\[0\]\['boxes'\] .*finite"),
+        ([annotation([[0, 0, 5, np.inf]], [0])], [IMAGE], r"targets\[0\]\['boxes'\] .*finite"),
+        ([annotation([[0, 3, 5, 3]], [0])], [IMAGE], r"targets\[0\]\['boxes'\] .*positive"),
+        ([OBJECT | {"iscrowd": torch.tensor([1])}], [IMAGE], r"targets\[0\]\['iscrowd'\]"),
     ],
 )
 def test_bad_targets_are_named(nb, annotations, images, message):
@@ -446,7 +465,7 @@ def test_bad_targets_are_named(nb, annotations, images, message):
 
 
 def test_boxes_that_are_not_four_numbers_are_named(nb):
-    with pytest.raises(ValueError, match="boxes of image 0"):
+    with pytest.raises(ValueError, match=r"targets\[0\]\['boxes'\]"):
         nb.targets_of([{"boxes": [[1, 2, 3, 4, 5]], "labels": [0]}], [IMAGE], 3)
 
 

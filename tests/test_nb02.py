@@ -179,6 +179,17 @@ def test_pooling_with_another_scale_down_than_across(nb):
     assert torch.equal(loop, roi_pool(feature_map, in_cells, (4, 3), 1.0))
 
 
+@pytest.mark.parametrize("rois_dtype", [torch.float32, torch.float64, torch.int64, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_pooling_of_any_precision_is_that_of_float32(nb, dtype, rois_dtype):
+    feature_map = torch.randn(2, 3, 12, 20).to(dtype)
+    rois = torch.cat([torch.randint(2, (30, 1)), random_boxes(30, size=90).round()], dim=1)
+    for name in LAYERS:
+        pooled = getattr(nb, name)()(feature_map, rois.to(rois_dtype), (96, 160))
+        expected = roi_pool(feature_map.float(), rois, 7, 1 / 8)
+        assert pooled.dtype == dtype and torch.equal(pooled, expected.to(dtype))
+
+
 def test_gradients_of_pooling_are_torchvisions(nb):
     rois = torch.cat([torch.randint(2, (12, 1)), random_boxes(12, size=90) - 20], dim=1)
     gradients = []
@@ -438,6 +449,21 @@ def test_smooth_l1_is_torchs(nb, beta):
     assert nb.smooth_l1_loss(NO_BOXES, NO_BOXES, beta) == 0
 
 
+def test_smooth_l1_without_a_quadratic_piece_is_l1(nb):
+    gradients = []
+    for loss in (nb.smooth_l1_loss, lambda a, b, beta: F.l1_loss(a, b, reduction="sum")):
+        x = torch.tensor([0.0, 1, -2, 1e-30], requires_grad=True)
+        loss(x, torch.zeros(4), 0.0).backward()
+        gradients.append(x.grad)
+    assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("beta", [-0.1, -math.inf, math.nan])
+def test_smooth_l1_refuses_a_negative_beta(nb, beta):
+    with pytest.raises(ValueError, match="^beta must be 0 or more, got "):
+        nb.smooth_l1_loss(torch.zeros(2), torch.zeros(2), beta)
+
+
 def test_smooth_l1_has_torchs_gradient(nb):
     gradients = []
     for loss in (nb.smooth_l1_loss, lambda a, b: F.smooth_l1_loss(a, b, reduction="sum")):
@@ -513,6 +539,18 @@ def test_labels_out_of_range_are_named(nb, labels):
     scores, deltas, _, goals, inside = loss_case(2, 3)
     with pytest.raises(ValueError, match=r"labels must lie in 0\.\.3, got \["):
         nb.FastRCNNLoss(3)(scores, deltas, torch.tensor(labels), goals, inside)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
+def test_labels_of_any_whole_type_give_the_same_loss(nb, dtype):
+    scores, deltas, _, goals, inside = loss_case(4, 3)
+    labels = torch.tensor([3, 0, 1, 2])
+    losses = [
+        nb.FastRCNNLoss(3)(scores, deltas, c, goals, inside) for c in (labels, labels.to(dtype))
+    ]
+    assert losses[0] == losses[1]
+    with pytest.raises(ValueError, match="^labels must be integers, got torch.float32"):
+        nb.FastRCNNLoss(3)(scores, deltas, labels.float(), goals, inside)
 
 
 # ---------------------------------------------------------------- targets
@@ -634,6 +672,33 @@ def test_training_data_is_a_loop_over_regions(nb, seed):
         deltas = reference.encode_boxes(target["boxes"][best : best + 1], box, WEIGHTS)[0]
         torch.testing.assert_close(goal, deltas * is_object, atol=1e-4, rtol=1e-4)
     assert 0 < int((labels > 0).sum()) < len(labels)
+
+
+@pytest.mark.parametrize("labels", [torch.int32, torch.int16, torch.uint8])
+@pytest.mark.parametrize("boxes", [torch.float64, torch.float16, torch.int32])
+def test_training_data_of_any_type_are_the_same(nb, boxes, labels):
+    objects = torch.tensor([[0, 0, 512, 400], [600, 8, 900, 508], [4, 4, 12, 20]])  # exact in half
+    regions = torch.cat([objects, objects + 4]).float()
+    target = {"boxes": objects.float(), "labels": torch.tensor([0, 2, 1])}
+    expected = targets_of(nb, regions, target)
+    odd = {"boxes": objects.to(boxes), "labels": target["labels"].to(labels)}
+    for ours, theirs in zip(targets_of(nb, regions.to(boxes), odd), expected, strict=True):
+        assert torch.equal(ours, theirs) and ours.dtype == theirs.dtype
+    assert (expected[1] > 0).sum() == 5
+    overlaps = nb.RegionTargets.compute_iou(regions.to(boxes), objects.to(boxes))
+    torch.testing.assert_close(overlaps.float(), reference.box_iou(regions, objects.float()))
+
+
+@pytest.mark.parametrize("box", [[20.0, 4, 8, 20], [4.0, 4, math.nan, 20], [4.0, 4, math.inf, 20]])
+def test_a_training_step_refuses_boxes_that_are_none(nb, box):
+    trainer, images = nb.FastRCNNTrainer(tiny_model(nb)), uint8_images(2)
+    wrong = torch.tensor([box])
+    with pytest.raises(ValueError, match=r"^targets\[1\]\['boxes'\] must "):
+        trainer.train_epoch(images, [SQUARE, SQUARE | {"boxes": wrong}])
+    with pytest.raises(ValueError, match=r"^proposals\[1\] must "):
+        trainer.train_epoch(images, [SQUARE, SQUARE], [SQUARE["boxes"], wrong])
+    with pytest.raises(ValueError, match=r"^proposals\[1\] must "):
+        nb.detect(trainer.model, images, [SQUARE["boxes"], wrong])
 
 
 @pytest.mark.parametrize("height, label", [(20.0, 2), (20.5, 0), (19.5, 2)])
@@ -1027,6 +1092,20 @@ def test_detections_have_their_form(nb, height, width):
         assert ((scores > 0) & (scores < 1)).all()
         assert not (boxes.requires_grad or scores.requires_grad)
     assert len(found[0]["scores"]) > 0
+
+
+def test_boxes_are_cut_at_the_borders_of_a_wide_image(nb):
+    model = tiny_model(nb)
+    nn.init.normal_(model.head.bbox_pred.bias, std=4)
+    (found,) = nb.detect(model, uint8_images(1, 96, 160), [random_boxes(30, size=90)], 0.0)
+    assert found["boxes"][:, 2:].amax(dim=0).tolist() == [160, 96]
+
+
+def test_no_image_has_no_detections(nb):
+    model = tiny_model(nb).eval()
+    assert nb.detect(model, uint8_images(0), []) == []
+    scores, deltas = model(torch.zeros(0, 3, 64, 64), NO_ROIS)
+    assert scores.shape == (0, 4) and deltas.shape == (0, 16)
 
 
 def test_detection_without_any_proposal_in_the_batch(nb):

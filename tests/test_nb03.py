@@ -428,6 +428,15 @@ def test_two_objects_at_the_same_place_share_their_anchors(nb):
         assert labels == [[1, -1, 0]] * 2
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int32, torch.float64])
+def test_overlaps_of_any_precision(nb, dtype):
+    boxes = torch.tensor([[0, 0, 512, 400], [600, 8, 900, 508], [0, 0, 256, 256], [4, 4, 4, 4]])
+    exact = boxes.to(dtype).double()
+    overlaps = nb.AnchorTargets.compute_iou(boxes.to(dtype), boxes.to(dtype))
+    assert overlaps.dtype == (dtype if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(overlaps.double(), reference.box_iou(exact, exact))
+
+
 def test_all_anchors_that_are_equally_good_are_positive(nb):
     anchors = torch.tensor([[0.0, 0, 10, 4], [0, 6, 10, 10], [0, 0, 4, 10], [0, 0, 3, 10]])
     labels, _ = nb.AnchorTargets().assign_anchors(anchors, torch.tensor([[0.0, 0, 10, 10]]))
@@ -577,6 +586,44 @@ def test_an_image_all_of_whose_anchors_are_ignored(nb):
     assert [loss.item() for loss in losses] == [0, 0]
     sum(losses).backward()
     assert (objectness.grad == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int32])
+def test_objects_of_any_type_give_the_same_loss(nb, dtype):
+    objectness, deltas = random_answers(1)
+    anchors, objects = small_anchors(nb), TWO_SQUARES
+    losses = [
+        nb.RPNLoss(**EVERYTHING)(objectness, deltas, anchors, [boxes])
+        for boxes in (objects, objects.to(dtype))
+    ]
+    torch.testing.assert_close(losses[1], losses[0])
+    assert losses[0][1] > 0
+
+
+def test_the_loss_of_half_precision_answers(nb):
+    objectness, deltas = random_answers(1)
+    low = [(t.detach() - 2000).half() for t in (objectness, deltas)]  # their sum is below -65,504
+    rule, anchors = nb.RPNLoss(**EVERYTHING), small_anchors(nb)
+    losses, exact = (
+        torch.stack(rule(*answers, anchors, [TWO_SQUARES]))
+        for answers in (low, [t.float() for t in low])
+    )
+    assert losses.isfinite().all() and torch.equal(losses, exact)
+
+
+@pytest.mark.parametrize("box", [[40.0, 8, 8, 40], [8.0, 8, math.nan, 40], [8.0, 8, 40, math.inf]])
+def test_losses_refuse_objects_that_are_none(nb, box):
+    wrong, labels = [TWO_SQUARES[:1], torch.tensor([box])], [torch.tensor([1])] * 2
+    for model in (nb.FasterRCNN(**tiny_parts(nb)), tiny_model(nb)):
+        with pytest.raises(ValueError, match="^gt_boxes must "):
+            model(torch.randn(2, 3, 64, 64), wrong, *([labels] if hasattr(model, "head") else []))
+    with pytest.raises(ValueError, match=r"^the target\['boxes'\] must "):
+        nb.label_proposals(TWO_SQUARES, wrong[1], labels[1], UNIT)
+
+
+def test_no_image_costs_nothing(nb):
+    losses = nb.RPNLoss()(*random_answers(0), small_anchors(nb), [])
+    assert [loss.item() for loss in losses] == [0, 0]
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
@@ -769,6 +816,40 @@ def test_pooling_of_no_boxes(nb, name, counts):
     assert feature_map.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("boxes_dtype", [torch.float32, torch.float64, torch.int64, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_pooling_of_any_precision_is_that_of_float32(nb, dtype, boxes_dtype):
+    feature_map = torch.randn(2, 3, 12, 20).to(dtype)
+    boxes = [rois_around(9, 160, 96, seed).round() for seed in (1, 2)]
+    odd = [b.to(boxes_dtype) for b in boxes]
+    for layer in (nb.RoIAlign(), nb.RoIPool()):
+        pooled = layer(feature_map, odd, (96, 160))
+        expected = layer(feature_map.float(), boxes, (96, 160)).to(dtype)
+        assert pooled.dtype == dtype
+        torch.testing.assert_close(pooled, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_pooling_with_another_scale_down_than_across(nb):
+    feature_map, boxes = torch.randn(2, 3, 9, 10), [rois_around(20, 79, 65, i) for i in (1, 2)]
+    in_cells = [b * torch.tensor([10 / 79, 9 / 65, 10 / 79, 9 / 65]) for b in boxes]
+    assert torch.equal(
+        nb.RoIPool()(feature_map, boxes, (65, 79)), roi_pool(feature_map, in_cells, 7)
+    )
+    expected = roi_align(feature_map, in_cells, 7, 1.0, 2, aligned=True)
+    pooled = nb.RoIAlign()(feature_map, boxes, (65, 79))
+    torch.testing.assert_close(pooled, expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_no_image_gives_nothing(nb):
+    for layer in (nb.RoIAlign(), nb.RoIPool()):
+        assert layer(torch.zeros(0, 3, 8, 8), [], (64, 64)).shape == (0, 3, 7, 7)
+        model = tiny_model(nb, pooling=layer).eval()
+        assert model(torch.zeros(0, 3, 64, 96)) == []
+    assert nb.FasterRCNN(**tiny_parts(nb)).eval()(torch.zeros(0, 3, 64, 96)) == []
+    assert nb.proposals_of(model, torch.zeros(0, 3, 64, 96, dtype=torch.uint8)) == []
+
+
 def test_boxes_of_another_number_of_images_are_refused(nb):
     for boxes in ([], [NO_BOXES], [NO_BOXES] * 3):
         with pytest.raises(ValueError):
@@ -921,6 +1002,20 @@ def test_region_targets_are_a_loop(nb, seed):
             expected = reference.encode_boxes(objects[best : best + 1], region[None], WEIGHTS)[0]
             torch.testing.assert_close(target, expected, atol=1e-4, rtol=1e-4)
     assert 3 < int((sample[1] > 0).sum()) < 63
+
+
+@pytest.mark.parametrize("labels", [torch.int32, torch.int16, torch.uint8])
+@pytest.mark.parametrize("boxes", [torch.float64, torch.float16, torch.int32])
+def test_region_targets_of_any_type_are_the_same(nb, boxes, labels):
+    odd = TWO_SQUARES.to(boxes), TWO_LABELS.to(labels)
+    samples = []
+    for target in ((TWO_SQUARES, TWO_LABELS), odd):
+        torch.manual_seed(0)
+        samples.append(nb.label_proposals(TWO_SQUARES + 1, *target, torch.tensor(WEIGHTS)))
+    for ours, theirs in zip(*samples):
+        assert torch.equal(ours, theirs) and ours.dtype == theirs.dtype
+    with pytest.raises(ValueError, match=r"^the target\['labels'\] must be integers"):
+        nb.label_proposals(TWO_SQUARES, TWO_SQUARES, TWO_LABELS.float(), UNIT)
 
 
 @pytest.mark.parametrize("height, label", [(20.0, 2), (20.5, 0), (19.5, 2)])
@@ -1166,6 +1261,17 @@ def test_detections_have_their_form(nb, images, height, width, training):
         assert (scores > 0.02).all() and (scores < 1).all()
         assert (boxes >= 0).all() and (boxes[:, 2:] >= boxes[:, :2]).all()
         assert (boxes[:, 2] <= width).all() and (boxes[:, 3] <= height).all()
+
+
+@torch.no_grad()
+def test_boxes_are_cut_at_the_borders_of_a_wide_image(nb):
+    model = tiny_model(nb).eval()
+    nn.init.normal_(model.head.bbox_pred.bias, std=4)  # wild boxes
+    nn.init.normal_(model.rpn.bbox_pred.bias, std=4)
+    images = torch.randn(1, 3, 96, 160)
+    (found,), (proposals,) = model(images), nb.FasterRCNN.forward(model, images)
+    for boxes in (found["boxes"], proposals):
+        assert boxes[:, 2:].amax(dim=0).tolist() == [160, 96]
 
 
 @pytest.mark.parametrize("pooling", ["RoIAlign", "RoIPool"])

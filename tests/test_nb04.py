@@ -293,6 +293,22 @@ def test_extreme_logits_have_finite_losses_and_gradients(nb, gamma, size):
     torch.testing.assert_close(z.grad, torch.tensor([0, 0, 0.75, -0.25]), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.bool, torch.int32, torch.int64, torch.float16]
+)
+def test_targets_of_any_type_give_the_same_loss(nb, dtype):
+    z, y = logits_and_targets(50, 3)
+    assert torch.equal(nb.FocalLoss()(z, y.to(dtype)), nb.FocalLoss()(z, y))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_loss_of_half_precision_logits_is_computed_in_float32(nb, dtype):
+    z = torch.full((200_000,), 3.0, dtype=dtype)
+    loss = nb.FocalLoss(reduction="sum")(z, torch.zeros_like(z))  # above 65,504
+    expected = nb.FocalLoss(reduction="sum")(z.float(), torch.zeros(200_000))
+    assert loss.dtype == torch.float32 and loss == expected and loss.isfinite()
+
+
 @pytest.mark.parametrize("name", ["avg", "", None, "Mean"])
 def test_another_reduction_is_refused(nb, name):
     with pytest.raises(ValueError, match="mean, sum or none"):
@@ -541,6 +557,22 @@ def test_detections_have_their_form(nb, images, height, width, training):
             assert (boxes[:, 2] <= width).all() and (boxes[:, 3] <= height).all()
 
 
+@torch.no_grad()
+def test_boxes_are_cut_at_the_borders_of_a_wide_image(nb):
+    model = tiny_model(nb, pi=0.4).eval()
+    nn.init.normal_(model.head.box_subnet[-1].bias, std=9)  # wild boxes
+    (found,) = model.detect(torch.randn(1, 3, 96, 160))
+    assert found["boxes"][:, 2:].amax(dim=0).tolist() == [160, 96]
+
+
+@torch.no_grad()
+def test_no_image_has_no_detections(nb):
+    model = tiny_model(nb).eval()
+    assert model.detect(torch.zeros(0, 3, 64, 96)) == []
+    logits, deltas, anchors = model(torch.zeros(0, 3, 64, 96))
+    assert logits.shape == (0, len(anchors), 3) and deltas.shape == (0, len(anchors), 4)
+
+
 def told(nb, logits, deltas, anchors):
     """A detector that gives these answers."""
     model = tiny_model(nb)
@@ -635,6 +667,35 @@ def test_the_loss_is_the_loop(nb, counts):
     assert (losses["box"] > 0) == (sum(counts) > 0) and losses["class"] > 0
     sum(losses.values()).backward()
     assert logits.grad.isfinite().all() and deltas.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("names", [torch.int32, torch.int16, torch.uint8])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int32])
+def test_objects_of_any_type_give_the_same_loss(nb, dtype, names):
+    answers = *random_answers(2, small_anchors()), small_anchors()
+    boxes, labels = objects_of(3, 4)
+    boxes = [b.round() for b in boxes]
+    expected = nb.DenseLoss()(*answers, boxes, labels)
+    odd = [b.to(dtype) for b in boxes], [c.to(names) for c in labels]
+    ours = nb.DenseLoss()(*answers, *odd)
+    torch.testing.assert_close(ours, expected, check_dtype=False)
+
+
+def test_the_loss_of_half_precision_answers_is_computed_in_float32(nb):
+    anchors, objects = small_anchors(), objects_of(3, 0)
+    answers = [(t.detach() * 50).half() for t in random_answers(2, anchors)]
+    losses = nb.DenseLoss()(*answers, anchors, *objects)
+    assert losses == nb.DenseLoss()(*(t.float() for t in answers), anchors, *objects)
+
+
+def test_the_loss_refuses_objects_that_are_none(nb):
+    answers = *random_answers(1, small_anchors()), small_anchors()
+    for box in ([30.0, 8, 8, 30], [8.0, 8, math.nan, 30], [8.0, 8, 30, math.inf]):
+        with pytest.raises(ValueError, match=r"^targets\[0\]\['boxes'\] must "):
+            nb.DenseLoss()(*answers, [torch.tensor([box])], [torch.tensor([1])])
+    for label in (3, -1, 0.5):
+        with pytest.raises(ValueError, match=r"^targets\[0\]\['labels'\] must "):
+            nb.DenseLoss()(*answers, [torch.tensor([[8.0, 8, 30, 30]])], [torch.tensor([label])])
 
 
 def test_options_reach_the_loss(nb):

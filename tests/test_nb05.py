@@ -10,7 +10,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from shared import check_stubs_and_solutions, notebook_code, random_boxes
+from shared import (
+    OTHER_FLOATS,
+    WIDE_AND_HIGH,
+    check_stubs_and_solutions,
+    notebook_code,
+    random_boxes,
+    stretched,
+)
 from torch import nn
 from torchvision.ops import box_convert, box_iou
 
@@ -167,6 +174,19 @@ def test_iou_is_torchvisions(nb, seed, shape):
     torch.testing.assert_close(large, expected, atol=1e-4, rtol=0)
 
 
+@given(seed=SEEDS, pixels=st.floats(1, 64), size=st.sampled_from([128, 1333, 4000]))
+def test_iou_of_small_boxes_is_torchvisions(nb, seed, pixels, size):
+    """In shares of the image a small box has an area of 1e-7: an epsilon must be far below."""
+    g = torch.Generator().manual_seed(seed)
+    one = torch.cat([torch.rand(1, 2, generator=g), torch.full((1, 2), pixels / size)], dim=1)
+    other = one + torch.tensor([0.4, 0.1, 0.3, 0.0]) * pixels / size
+    for a, b in product((one, other), repeat=2):
+        corners = [box_convert(x.double(), "cxcywh", "xyxy") for x in (a, b)]
+        assert nb.BoxOverlap.compute_iou(a, b).item() == pytest.approx(
+            box_iou(*corners).item(), abs=2e-3
+        )
+
+
 def test_iou_of_boxes_without_area(nb):
     box, point, line = [0.5, 0.5, 0.2, 0.2], [0.5, 0.5, 0, 0], [0.5, 0.5, 0, 0.2]
     for pair in product((point, line), (box, point, line)):
@@ -290,6 +310,19 @@ def test_the_loss_is_a_mean_over_images_in_any_order(nb, rules):
     torch.testing.assert_close(once[0], torch.stack(each).mean())
 
 
+@pytest.mark.parametrize("kind", OTHER_FLOATS, ids=str)
+@pytest.mark.parametrize("rules", RULES)
+def test_other_floats_give_the_loss_and_boxes_of_float32(nb, kind, rules):
+    predictions, targets = random_predictions(2).to(kind), random_targets(2, 0.5)
+    expected = nb.YOLOLoss(**rules)(predictions.float(), targets)
+    found = nb.YOLOLoss(**rules)(predictions, targets.double())
+    torch.testing.assert_close(found, expected)
+    mask, iou = nb.YOLOLoss(**rules).responsibility(predictions, predictions)
+    assert (iou > 0.999).all() and iou.dtype == torch.float32
+    boxes = [nb.decode_batch(p, 128) for p in (predictions, predictions.float())]
+    torch.testing.assert_close(*boxes)
+
+
 # ---------------------------------------------------------------- shapes and targets
 @pytest.mark.parametrize("kind, filled", [(0, math.pi / 4), (1, 1.0), (2, 0.5)])
 @pytest.mark.parametrize("place", ["inside", "first corner", "last corner"])
@@ -347,6 +380,24 @@ def test_encode_batch_is_encode_target(nb, counts, size, cells, boxes):
         torch.testing.assert_close(target, expected, atol=1e-5, rtol=0)
     taken = [nb.in_taken_cells(image * 128 / size, cells) for image in lists]
     assert nb.objects_kept(found) == int((~torch.cat(taken)).sum()) == (found[..., 4] == 1).sum()
+
+
+def test_a_centre_outside_counts_for_the_nearest_cell(nb):
+    for x, cell in ((-0.3, 0), (1.2, 6)):
+        thing = {"x": x, "y": x, "w": 1.0, "h": 1.0, "class": 0}
+        box = torch.tensor([[x - 0.5, x - 0.5, x + 0.5, x + 0.5]]) * 64
+        targets = [nb.encode_target([thing]), nb.encode_batch([box], [torch.tensor([0])], 64, 7)[0]]
+        assert [t[..., 0, 4].nonzero().tolist() for t in targets] == [[[cell, cell]]] * 2
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.uint8])
+def test_targets_of_other_types(nb, kind):
+    boxes, labels = objects_of(3, 0, 5)
+    others = [b.double() for b in boxes], [c.to(kind) for c in labels]
+    found = nb.encode_batch(*others, 128, 7)
+    assert (
+        torch.equal(found, nb.encode_batch(boxes, labels, 128, 7)) and found.dtype == torch.float32
+    )
 
 
 def test_images_of_the_text(nb):
@@ -430,6 +481,29 @@ def test_reading_is_writing_backwards(nb, size, cells):
     assert torch.equal(found["labels"][order], labels) and (found["scores"] == 1).all()
 
 
+@pytest.mark.parametrize("size", WIDE_AND_HIGH)
+def test_reading_is_writing_backwards_on_images_that_are_not_square(nb, size):
+    sides = torch.tensor([size[1], size[0], size[1], size[0]])
+    squares, labels = objects_of(9, 1, 20)
+    boxes = [b * sides / 128 for b in squares]
+    targets = nb.encode_batch(boxes, labels, size, 16)
+    torch.testing.assert_close(targets, nb.encode_batch(squares, labels, 128, 16))
+    for b, c, found in zip(boxes, labels, nb.decode_batch(targets, size, iou=None), strict=True):
+        own = ~nb.in_taken_cells(b, 16, size)
+        order = torch.cdist(b[own], found["boxes"]).argmin(dim=1)
+        assert len(found["boxes"]) == own.sum() and torch.equal(found["labels"][order], c[own])
+        torch.testing.assert_close(found["boxes"][order], b[own], atol=1e-2, rtol=0)
+    everywhere = torch.ones(1, 4, 4, 1, 8)  # boxes as large as the image, clipped to it
+    corners = nb.decode_batch(everywhere, size, iou=None)[0]["boxes"]
+    assert corners.min() == 0 and torch.equal(corners.amax(dim=0)[2:], sides[2:].float())
+
+
+def test_no_image_no_detections(nb):
+    model = tiny_yolo(nb)
+    assert nb.decode_batch(torch.zeros(0, 7, 7, 2, 8), 64) == []
+    assert nb.detector_of(model)(torch.zeros(0, 3, 64, 96)) == []
+
+
 @pytest.mark.parametrize("cells", [1, 4, 16])
 def test_taken_cells_by_brute_force(nb, cells):
     boxes, taken, held = objects_of(40)[0][0], [], set()
@@ -490,6 +564,43 @@ def test_two_steps_on_the_benchmark(tiny, options):
         images, detect = torch.randn(1, 3, 96, 96), tiny.detector_of(model.train(), threshold=0.01)
         (found,), (expected,) = detect(images), tiny.decode_batch(model(images), 96, 0.01)
     assert not model.training and found["boxes"].equal(expected["boxes"]) and len(found["boxes"])
+
+
+@pytest.mark.parametrize("size", WIDE_AND_HIGH)
+def test_training_and_reading_know_both_sides(tiny, monkeypatch, size):
+    seen, encode = [], tiny.encode_batch
+
+    def watched(boxes, labels, size, *rest):
+        seen.append(tuple(size))
+        return encode(boxes, labels, size, *rest)
+
+    monkeypatch.setattr(tiny, "encode_batch", watched)
+    for name in ("train_set", "test_set"):
+        monkeypatch.setattr(tiny, name, stretched(getattr(tiny, name), *size), raising=False)
+    model, _ = tiny.train_on_benchmark(1)
+    tiny.confidence_study(model)
+    assert set(seen) == {size}
+    found = tiny.detector_of(model, threshold=-1.0)(torch.randn(1, 3, *size))[0]["boxes"]
+    assert (found[:, 2].max() > size[0]) == (size[1] > size[0]) and found[:, 3].max() <= size[0]
+    monkeypatch.setattr(tiny, "model", model, raising=False)
+    image, boxes = tiny.draw_grid_answers(1, 0.01).axes
+    assert image.images[0].get_extent() == [-0.5, size[1] - 0.5, size[0] - 0.5, -0.5]
+
+
+@pytest.mark.parametrize("size", WIDE_AND_HIGH)
+def test_boxes_are_drawn_where_they_are(tiny, size):
+    class Data(list):
+        class_names = tiny.CLASSES
+
+    thing = {"x": 0.5, "y": 0.25, "w": 0.5, "h": 0.25, "class": 1}
+    figure = tiny.visualize_predictions(
+        tiny_yolo(tiny), Data([(torch.zeros(3, *size), None, [thing])]), 1, threshold=2.0
+    )
+    box = figure.axes[0].patches[-1]
+    height, width = size
+    expected = (width / 4, height / 8, width / 2, height / 4)
+    found = (*box.get_xy(), box.get_width(), box.get_height())
+    assert found == pytest.approx(expected, abs=0.51)  # pixels may be drawn about their centres
 
 
 def test_two_epochs_of_the_text(tiny, capsys):

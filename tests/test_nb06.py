@@ -9,7 +9,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from shared import NASTY_BOXES, check_stubs_and_solutions, notebook_code, objects_of, random_boxes
+from shared import (
+    NASTY_BOXES,
+    OTHER_FLOATS,
+    WIDE_AND_HIGH,
+    check_stubs_and_solutions,
+    notebook_code,
+    objects_of,
+    random_boxes,
+    stretched,
+)
 from torch import nn
 from torchvision.models.detection._utils import Matcher, SSDMatcher
 from torchvision.ops import batched_nms, sigmoid_focal_loss
@@ -382,6 +391,49 @@ def test_the_loss_by_loops_and_torchvisions(nb, options, counts):
         assert list(found.values()) == pytest.approx(theirs, 1e-4)
     sum(losses.values()).backward()
     assert all(a.grad.isfinite().all() for a in answers)
+
+
+@LOSSES
+@pytest.mark.parametrize("kind", OTHER_FLOATS, ids=str)
+def test_other_types_give_the_loss_of_float32(nb, name, make, kind):
+    outputs = make(nb).outputs
+    logits, deltas = (a.detach().to(kind) for a in random_answers(3, outputs))
+    boxes, labels = objects_of(3, 0, 5)
+    loss, defaults = getattr(nb, name)(), small_defaults(nb)
+    expected = loss(logits.float(), deltas.float(), defaults, boxes, labels)
+    others = [b.double() for b in boxes], [c.int() for c in labels]
+    found = loss(logits, deltas, defaults, *others)
+    torch.testing.assert_close(found, expected, check_dtype=False)
+
+
+@MODELS
+def test_detections_of_half_precision_and_of_no_image(nb, make, monkeypatch):
+    model, x = make(nb).eval(), torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        logits, deltas, defaults = model(x)
+        half = logits.bfloat16(), deltas.bfloat16(), defaults
+        assert model.detect(x[:0], score_threshold=0.0) == []
+    found = []
+    for answers in (half, (half[0].float(), half[1].float(), defaults)):
+        monkeypatch.setattr(model, "forward", lambda _, answers=answers: answers)
+        found.append(model.detect(x, score_threshold=0.0, top=20))
+    torch.testing.assert_close(*found)
+    assert len(found[0][0]["boxes"]) == 20
+
+
+@LOSSES
+@pytest.mark.parametrize("size", WIDE_AND_HIGH)
+def test_a_step_on_images_that_are_not_square(nb, name, make, size, monkeypatch):
+    data = stretched(ShapesDataset(4, seed=3), *size)
+    for variable in ("train_set", "test_set"):
+        monkeypatch.setattr(nb, variable, data, raising=False)
+    model, _ = nb.train(make(nb), getattr(nb, name)(), 1, 0)
+    detected = model.detect(torch.randn(1, 3, *size), score_threshold=0.0, top=10**6)
+    corners = detected[0]["boxes"].amax(dim=0)
+    assert corners.tolist()[2:] == [size[1], size[0]]
+    lost = nb.lost_in_cells(ShapesDataset(4, seed=3).targets, 4)  # the same cells, stretched
+    assert nb.lost_in_cells(data.targets, 4, size) == pytest.approx(lost)
+    assert len(nb.draw_matching(1).axes) == 2
 
 
 @LOSSES

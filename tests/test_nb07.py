@@ -8,7 +8,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from shared import NASTY_BOXES, check_stubs_and_solutions, notebook_code, objects_of, random_boxes
+from shared import (
+    NASTY_BOXES,
+    OTHER_FLOATS,
+    WIDE_AND_HIGH,
+    check_stubs_and_solutions,
+    notebook_code,
+    objects_of,
+    random_boxes,
+    stretched,
+)
 from torch import nn, tensor
 from torch.testing import assert_close
 from torchvision import ops
@@ -209,6 +218,13 @@ def test_iou_of_distances_is_torchvisions(nb, seed, scale):
         assert_close(found, (losses * weights).sum(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("unit", [1 / 128, 1 / 4000, 1e-4])
+def test_iou_of_distances_in_any_unit(nb, unit):
+    a, b = tensor([[3.0, 1, 2, 4]]), tensor([[2.0, 2, 2, 3]])
+    assert_close(nb.IoULoss.iou(a * unit, b * unit), nb.IoULoss.iou(a, b), atol=1e-5, rtol=0)
+    assert_close(nb.IoULoss.iou(a * unit, a * unit), torch.ones(1), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("kind, worst", [("linear", 1.0), ("log", -math.log(1e-6))])
 def test_distances_of_zero_are_survived(nb, kind, worst):
     nothing, line, box = torch.zeros(1, 4), tensor([[0.0, 3, 0, 3]]), torch.full((1, 4), 5.0)
@@ -301,6 +317,30 @@ def test_targets_of_a_batch(nb, rule, counts):
         assert (alone[1][~positive] == 0).all()
         positives += int(positive.sum())
     assert (positives > 0) == (sum(counts) > 0)
+
+
+@EVERY_RULE
+def test_targets_of_other_types(nb, rule):
+    boxes, labels = objects_of(3, 0, 5)
+    expected = nb.targets_of(boxes, labels, nb.RULES[rule])
+    others = [b.double() for b in boxes], [c.int() for c in labels]
+    assert_close(nb.targets_of(*others, nb.RULES[rule]), expected)
+
+
+@EVERY_RULE
+@pytest.mark.parametrize("size", WIDE_AND_HIGH)
+def test_targets_of_images_that_are_not_square(nb, few_images, rule, size):
+    data = stretched(few_images, *size)
+    boxes, labels = ([t[key] for t in data.targets] for key in ("boxes", "labels"))
+    levels = nb.targets_of(boxes, labels, nb.RULES[rule], size)
+    for (i, b), level in product(enumerate(boxes), range(3)):
+        match = nb.assign_levels(b, nb.RULES[rule], size)[level]
+        at, positive = nb.locations(*size, 8 * 2**level), match >= 0
+        kinds, ltrb = (part[i] for part in levels[level])
+        assert_close(nb.boxes_of(at, ltrb)[positive], b[match[positive]])
+        assert kinds.tolist() == [int(labels[i][m]) if m >= 0 else -1 for m in match]
+    per_image = sum(int((kinds >= 0).sum()) for kinds, _ in levels) / len(boxes)
+    assert nb.count_positives(data.targets, nb.RULES[rule], size)["per image"] == per_image
 
 
 @EVERY_RULE
@@ -451,6 +491,44 @@ def test_decoding_by_loops(nb, size, use, iou, threshold, top):
         keep = nms_reference.batched_nms(boxes, scores, labels, iou) if iou else slice(None)
         assert_close([*found[n].values()], [v[keep][:top] for v in (boxes, scores, labels)])
         assert (len(found[n]["boxes"]) > 0) == (threshold < 1)
+
+
+@pytest.mark.parametrize("kind", OTHER_FLOATS, ids=str)
+def test_other_floats_give_the_loss_and_boxes_of_float32(nb, kind):
+    lists, targets = random_batch((0.5, 0.5, 0.5))
+    halves = [[m.detach().to(kind) for m in maps] for maps in lists]
+    floats = [[m.float() for m in maps] for maps in halves]
+    others = [(labels.int(), goals.double()) for labels, goals in targets]
+    for options in ({}, {"per_level": True, "weighted": True}, {"kind": "log"}):
+        found, expected = (
+            nb.FCOSLoss(**options)(*pair) for pair in ((halves, others), (floats, targets))
+        )
+        assert_close(found, expected)
+    strides = (8, 12, 24)  # of maps of 3 x 4, 2 x 3 and 1 x 2 cells
+    answers = [
+        nb.decode_predictions(maps, (24, 32), strides, threshold=0.0) for maps in (halves, floats)
+    ]
+    assert_close(*answers)
+    assert len(answers[0][0]["boxes"]) > 0
+
+
+def test_no_image_no_detections(nb):
+    model, none = nb.FCOSDetector(**TINY), torch.zeros(0, 3, 64, 96)
+    assert nb.detector_of(model)(none) == []
+
+
+@pytest.mark.parametrize("size", WIDE_AND_HIGH)
+def test_training_on_images_that_are_not_square(nb, few_images, monkeypatch, size):
+    for name in ("train_set", "test_set"):
+        monkeypatch.setattr(nb, name, stretched(few_images, *size))
+    monkeypatch.setattr(nb, "slim_fcos", tiny_fcos(nb))
+    model, history = nb.train_on_benchmark(1)
+    assert all(math.isfinite(v[0]) for v in history.columns().values())
+    assert len(nb.box_quality(model)[0]) > 0 and nb.first_gradient("exp", True, 0)[2] > 0
+    assert len(nb.draw_rules(0, RULES[1:3]).axes) == 6
+    monkeypatch.setattr(nb, "model", model, raising=False)
+    extents = [ax.images[0].get_extent() for ax in nb.draw_scores(1).axes[:3]]
+    assert extents == [[-0.5, size[1] - 0.5, size[0] - 0.5, -0.5]] * 3
 
 
 @torch.no_grad()

@@ -11,11 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from shared import (
+    OTHER_FLOATS,
+    WIDE_AND_HIGH,
     add_constants,
     check_stubs_and_solutions,
     finite_gradients,
     notebook_code,
     objects_of,
+    stretched,
 )
 from torch import nn, tensor
 from torch.testing import assert_close
@@ -279,6 +282,28 @@ def test_perfect_answers_cost_nothing(nb):
         logits[n, 5 - at, t["labels"]] = 40.0
     total, parts = nb.DETRLoss()([(logits, boxes)] * 2, targets)
     assert [total.item(), *(p.item() for p in parts.values())] == pytest.approx([0] * 4, abs=1e-4)
+
+
+@pytest.mark.parametrize("side", [8 / 128, 8 / 1333, 1 / 4000])
+def test_small_perfect_boxes_cost_nothing(nb, side):
+    """In shares of the image their area is 1e-7: an epsilon must be far below."""
+    boxes = tensor([[[0.5, 0.5, side, side], [0.2, 0.7, side, 2 * side]]])
+    target = {"labels": tensor([0, 1]), "boxes": boxes[0]}
+    parts = nb.DETRLoss()([(torch.zeros(1, 2, 4), boxes)], [target])[1]
+    assert parts["l1"] == 0 and parts["giou"].item() == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", OTHER_FLOATS, ids=str)
+def test_other_types_give_pairs_loss_and_boxes_of_float32(nb, kind):
+    logits, boxes, targets = nb.random_case(6, (3, 0, 4))
+    half = logits.to(kind), boxes.to(kind)
+    single = [t.float() for t in half]
+    others = [{"labels": t["labels"].int(), "boxes": t["boxes"].double()} for t in targets]
+    matcher = nb.HungarianMatcher()
+    assert owners(matcher(*half, others)) == owners(matcher(*single, targets))
+    loss = nb.DETRLoss()
+    assert_close(loss([half, half], others), loss([single, single], targets))
+    assert_close(nb.decode(*half, (96, 160), iou=0.5), nb.decode(*single, (96, 160), iou=0.5))
 
 
 def test_the_same_object_twice_teaches_two_queries(nb):
@@ -633,6 +658,40 @@ def test_reading_is_the_inverse_of_writing(nb, size):
         (found,) = nb.decode(sure, t["boxes"][None], (size, size))
         assert_close(found["boxes"].flip(0), b, atol=1e-3, rtol=1e-5)  # the last is the surest
         assert torch.equal(found["labels"].flip(0), c)
+
+
+@pytest.mark.parametrize("size", WIDE_AND_HIGH)
+def test_reading_is_the_inverse_of_writing_on_images_that_are_not_square(nb, size):
+    height, width = size
+    boxes, labels = objects_of(3, 0, 7, size=float(width))
+    boxes = [b * tensor([1, height / width, 1, height / width]) for b in boxes]
+    for b, t in zip(boxes, nb.targets_of(boxes, labels, width, height)):
+        sure = torch.zeros(1, len(b), 4) - torch.arange(len(b))[None, :, None] * tensor(
+            [1, 0, 0, 0]
+        )
+        (found,) = nb.decode(sure, t["boxes"][None], size)
+        order = torch.cdist(b, found["boxes"]).argmin(dim=1) if len(b) else []
+        assert_close(found["boxes"][order], b, atol=1e-3, rtol=1e-5)
+
+
+def test_no_image_no_detections(nb, tiny):
+    assert nb.detector_of(nb.slim_detr())(torch.zeros(0, 3, 64, 96)) == []
+
+
+@pytest.mark.parametrize("size", WIDE_AND_HIGH)
+def test_every_target_knows_both_sides(nb, tiny, monkeypatch, size):
+    seen, write = [], nb.targets_of
+
+    def watched(boxes, labels, width=128, height=128):
+        seen.append((height, width))
+        return write(boxes, labels, width, height)
+
+    monkeypatch.setattr(nb, "targets_of", watched)
+    for name in ("train_set", "test_set"):
+        monkeypatch.setattr(nb, name, stretched(tiny, *size))
+    nb.learn_by_heart(2, 1)
+    nb.by_layer(nb.train_on_benchmark(1, watch=nb.Watch(2))[0])
+    assert len(seen) == 3 and set(seen) == {size}
 
 
 @given(seed=SEEDS, score=st.sampled_from([0.3, 0.5]), iou=st.sampled_from([0.3, 0.5]))

@@ -359,6 +359,8 @@ def test_every_detector_loads_and_answers_in_the_common_form(nb, few_images, mon
         every = detectors[model](few_images.images, threshold=-1.0, iou=1.0, top=10**6)
         usual = detectors[model](few_images.images)
         assert all(len(a["boxes"]) >= len(b["boxes"]) for a, b in zip(every, usual))
+        (seen,) = detectors[model](wide, threshold=-1.0, iou=1.0, top=10**6)
+        assert seen["boxes"][:, 2].max() > 96 >= seen["boxes"][:, 3].max(), model
 
 
 def committed(name):
@@ -385,7 +387,7 @@ def test_a_detector_that_cannot_be_had_is_named_and_left_out(nb, monkeypatch, ca
 @PEERS
 def test_a_peer_has_our_backbone_and_learns_from_every_batch(nb, model):
     build, _, first = nb.PEERS[model]
-    lesson = nb.notebooks.load(nb.LECTURES[model])
+    lesson = nb.lessons.load(nb.LECTURES[model])
     net = build(lesson).train()
     images = [torch.rand(3, 128, 128) for _ in range(2)]
     boxes = [torch.tensor([[10.0, 10, 50, 50]]), torch.zeros(0, 4)]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torchvision
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from helpers.boxes import box_iou
@@ -62,6 +62,29 @@ def test_what_is_kept_is_apart_and_what_goes_has_a_reason(sample, threshold):
         assert any(overlaps[gone, k] > threshold and scores[k] >= scores[gone] for k in keep)
 
 
+TYPES = [torch.float16, torch.bfloat16, torch.float64, torch.uint8, torch.int16, torch.int64]
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@settings(max_examples=20)
+@given(seed=st.integers(0, 10_000), threshold=st.floats(0, 1))
+def test_boxes_and_scores_of_any_type_are_kept_as_torchvision_keeps_them(dtype, seed, threshold):
+    """On boxes of up to 10,000 px, whose areas half precision cannot hold."""
+    generator = torch.Generator().manual_seed(seed)
+    most = 10_000 if dtype.is_floating_point else min(10_000, torch.iinfo(dtype).max)
+    corners = (torch.rand(30, 2, 2, generator=generator) * most).to(dtype)
+    boxes = torch.cat([corners.amin(1), corners.amax(1)], dim=1)
+    scores = (torch.rand(30, generator=generator) * 100).to(dtype)  # with ties
+    labels = torch.randint(3, (30,), generator=generator, dtype=torch.int32)
+    exact = boxes.double()
+    overlaps = torchvision.ops.box_iou(exact, exact).nan_to_num(0)
+    assume(((overlaps - threshold).abs() > 1e-5).all())
+    kept = torchvision.ops.nms(exact, scores.double(), threshold)
+    assert nms(boxes, scores, threshold).tolist() == kept.tolist()
+    kept = torchvision.ops.batched_nms(exact, scores.double(), labels, threshold)
+    assert batched_nms(boxes, scores, labels, threshold).tolist() == kept.tolist()
+
+
 def test_the_earlier_of_two_equal_boxes_wins():
     boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0]]).repeat(3, 1)
     assert nms(boxes, torch.tensor([0.5, 0.9, 0.9]), 0.5).tolist() == [1]
@@ -112,6 +135,8 @@ SCORES, LABELS = torch.tensor([0.9, 0.8]), torch.tensor([0, 1])
         ((BOXES, SCORES[:, None], LABELS, 0.5), r"scores must have shape \(2,\), got \(2, 1\)"),
         ((BOXES, [0.9, 0.8], LABELS, 0.5), "scores must be a torch tensor, got list"),
         ((BOXES, SCORES * float("nan"), LABELS, 0.5), r"scores must not be NaN, got \[nan, nan\]"),
+        ((BOXES, SCORES + 0j, LABELS, 0.5), "scores must hold real numbers, got torch.complex64"),
+        ((BOXES > 0, SCORES, LABELS, 0.5), "boxes must hold real numbers .* got torch.bool"),
         ((BOXES, SCORES, LABELS, 1.5), r"iou_threshold must lie in \[0, 1\], got 1.5"),
         ((BOXES, SCORES, LABELS, -0.1), r"iou_threshold must lie in \[0, 1\], got -0.1"),
         ((BOXES, SCORES, LABELS, float("nan")), r"iou_threshold must lie in \[0, 1\], got nan"),

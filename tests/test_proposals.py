@@ -133,6 +133,8 @@ def test_it_finds_an_object_where_it_is():
     image[0, :, 20:40, 10:50] = torch.tensor([200, 40, 40])[:, None, None]
     (boxes,) = selective_search(image)
     assert [10.0, 20, 50, 40] in boxes.tolist()
+    (boxes,) = selective_search(image.transpose(2, 3))  # higher than wide
+    assert [20.0, 10, 40, 50] in boxes.tolist()
 
 
 def test_little_to_search():
@@ -345,6 +347,19 @@ def test_windows_are_inside_and_as_large_as_asked(height, width, side, ratio, st
     assert not fits or len(windows)
 
 
+def test_turned_windows_of_a_turned_image():
+    wide = sliding_windows(60, 90, (20, 30), (0.5,))
+    high = sliding_windows(90, 60, (20, 30), (2.0,))
+    assert len(wide) > 9 and sorted(wide.tolist()) == sorted(high[:, [1, 0, 3, 2]].tolist())
+
+
+def test_windows_from_arrays():
+    sides, ratios = np.array([24.0, 40]), np.array([1.0, 2])
+    assert torch.equal(
+        sliding_windows(50, 70, sides, ratios), sliding_windows(50, 70, (24, 40), (1, 2))
+    )
+
+
 def test_windows_step_by_a_share_of_themselves():
     windows = sliding_windows(60, 80, sides=(40,), aspect_ratios=(1.0,), step=0.25)
     corners = {(x, y) for x in range(0, 41, 10) for y in range(0, 21, 10)}
@@ -380,6 +395,11 @@ def test_windows_that_do_not_fit_are_left_out():
         {"height": 0},
         {"width": -1},
         {"height": math.nan},
+        {"width": math.nan},
+        {"width": math.inf},
+        {"sides": (24, math.nan)},
+        {"sides": ()},
+        {"aspect_ratios": ()},
         {"step": 0},
         {"step": -0.5},
         {"sides": (24, 0)},

@@ -49,3 +49,11 @@ def test_the_card_names_the_licence_that_the_package_states(name):
 def test_requirements_are_lower_bounds_only():
     """So that Colab and GPU machines keep what they have."""
     assert [line for line in REQUIREMENTS if not re.fullmatch(r"[\w-]+>=[\d.]+", line)] == []
+
+
+def test_requirements_are_named_once_and_torch_comes_first():
+    assert len(set(NAMES)) == len(NAMES) and NAMES[:2] == ["torch", "torchvision"]
+
+
+def test_the_environment_file_takes_the_requirements_from_here():
+    assert "- -r requirements.txt" in (ROOT / "environment.yml").read_text(encoding="utf-8")

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from shared import PATIENCE
 
 from helpers.lessons import find, notebooks, read
 from helpers.records import ROOT
@@ -61,6 +62,23 @@ def test_breaks_that_are_there_stay(notebook):
     assert [len(cells) for cells in slides.deck(notebook)] == [1, 1, 1, 2, 3]
 
 
+def test_what_is_further_is_left_out_with_its_heading(notebook):
+    further = [new_markdown_cell("## 3 Further"), new_markdown_cell("A demo."), lines(3)]
+    tagged = new_code_cell("1", metadata={"tags": ["further"]})
+    summary = [new_markdown_cell("## 4 Summary"), new_markdown_cell("That was it.")]
+    notebook.cells[3:3] = [tagged]
+    notebook.cells += [*further, *summary]
+    for _ in range(2):
+        slides.add_breaks(notebook)
+        types = [slides.slide_type(cell) for cell in notebook.cells]
+        assert types[3] == "skip" and types[-5:] == ["skip", "skip", "skip", "slide", "-"]
+        assert list(slides.problems(notebook)) == []
+    for cell in (tagged, *further):
+        cell.metadata["slideshow"] = {"slide_type": "slide"}
+    said = list(slides.problems(notebook))
+    assert len(said) == 4 and all(s.endswith("must have the slide type skip") for s in said)
+
+
 @pytest.mark.parametrize(
     "index, kind, problem",
     [
@@ -103,7 +121,7 @@ def test_nbconvert_makes_the_slides(tmp_path):
         cwd=ROOT,
         check=True,
         capture_output=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     (page,) = tmp_path.glob("*.html")
     html = page.read_text(encoding="utf-8")

@@ -5,6 +5,8 @@ import re
 
 import nbformat
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from IPython.display import Markdown
 
 from helpers.tables import ap_table, claims_table, gathered_claims, markdown_table
@@ -40,6 +42,13 @@ def test_bars_and_line_breaks_do_not_end_a_cell():
     table = markdown_table(["|w|", "two\nlines"], [["a|b", "|"], ["x\ny", ""]])
     expected = [["|w|", "two lines"], ["---", "---"], ["a|b", "|"], ["x y", ""]]
     assert cells(table) == expected
+
+
+@given(st.lists(st.tuples(st.text(), st.text()), max_size=4))
+def test_no_text_breaks_a_table(rows):
+    text = markdown_table(["a", "b"], rows).data
+    assert len(text.splitlines()) == 2 + len(rows)
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines()} == {3}
 
 
 @pytest.mark.parametrize("row", [[], [1], [1, 2, 3]])

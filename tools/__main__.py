@@ -44,7 +44,7 @@ def _publish(options: argparse.Namespace) -> int:
 
 
 def _readme(options: argparse.Namespace) -> int:
-    table, problems = readme.results()
+    table, problems = readme.results(ROOT)
     for problem in problems:
         print(f"data/reference: {problem}", file=sys.stderr)
     path = ROOT / "README.md"

@@ -130,11 +130,14 @@ def _opening_problems(path: Path, notebook: NotebookNode) -> Iterator[str]:
     text = "\n".join(text_of(notebook))
     if f"({badge})" not in text and f'"{badge}"' not in text:
         yield f"the Colab badge must link to {badge}"
-    others = notebooks(path.parent)
-    here = [p.name for p in others].index(path.name)
+    others = [other.name for other in notebooks(path.parent)]
+    if path.name not in others:
+        yield "a lecture is named NN_name.ipynb, in small letters"
+        return
+    here = others.index(path.name)
     for neighbour in others[max(here - 1, 0) : here] + others[here + 1 : here + 2]:
-        if f"({neighbour.name})" not in text:
-            yield f"no link to the neighbour {neighbour.name}"
+        if f"({neighbour})" not in text:
+            yield f"no link to the neighbour {neighbour}"
 
 
 def _contents_problems(notebook: NotebookNode) -> Iterator[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from helpers.shapes import SPLITS, benchmark, coco_dict
+from helpers import shapes
 
 
 def export(directory: str | Path) -> None:
@@ -17,10 +17,10 @@ def export(directory: str | Path) -> None:
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FileExistsError(f"{directory} is not an empty directory; choose a new one")
-    for split in SPLITS:
-        dataset = benchmark(split)
+    for split in shapes.SPLITS:
+        dataset = shapes.benchmark(split)
         (directory / split).mkdir(parents=True)
-        ground_truth = coco_dict(dataset.targets, dataset.image_size)
+        ground_truth = shapes.coco_dict(dataset.targets, dataset.image_size)
         for entry, image in zip(ground_truth["images"], dataset.images):
             picture = Image.fromarray(image.permute(1, 2, 0).numpy())
             picture.save(directory / split / entry["file_name"])

@@ -1,6 +1,7 @@
 """The measure of a page: a lecture of fifty minutes has so many cells, lines, figures and slides.
 
-What stands under the heading *Further* or is tagged so, and the exercises, do not count.
+What stands under the heading *Further* or is tagged so does not count, nor do the exercises, but
+for their slides.
 """
 
 import base64
@@ -27,19 +28,19 @@ LIMITS: dict[str, tuple[str, float | None, float | None]] = {
     "slides": ("slides", None, 50),
 }
 WIDE = 1000  # pixels, of a picture that fills the page
-UNCOUNTED = {"check", "exercise", "solution"}
-_FURTHER = re.compile(r"#{1,2} .*\bFurther\b")
+EXERCISES = {"check", "exercise", "solution"}
+_FURTHER = re.compile(r"#{1,2} (?:\d+ )?Further *(?:\n|:|$)")
 _SECTION = re.compile(r"#{1,2} ")
 
 
 def measure(notebook: NotebookNode) -> dict[str, float]:
     """The measures of a lecture, by the names of LIMITS."""
-    counted = list(_counted(notebook))
-    code = [cell for cell in counted if cell.cell_type == "code"]
-    lesson = [c for c in code if not UNCOUNTED & set(c.metadata.get("tags", []))]
+    counted = list(for_the_room(notebook))
+    taught = [c for c in counted if not EXERCISES & set(c.metadata.get("tags", []))]
+    lesson = [cell for cell in taught if cell.cell_type == "code"]
     lines = sorted(sum(bool(line.strip()) for line in c.source.splitlines()) for c in lesson) or [0]
-    words = sum(len(c.source.split()) for c in counted if c.cell_type == "markdown")
-    widths = [width for cell in code for width in _widths(cell)]
+    words = sum(len(c.source.split()) for c in taught if c.cell_type == "markdown")
+    widths = [width for cell in lesson for width in _widths(cell)]
     kinds = [cell.metadata.get("slideshow", {}).get("slide_type") for cell in counted]
     return {
         "cells": len(lesson),
@@ -81,8 +82,8 @@ def _row(measures: Mapping[str, float]) -> str:
     return "".join(f"{cell:>9}" for cell in cells)
 
 
-def _counted(notebook: NotebookNode) -> Iterator[NotebookNode]:
-    """The cells that are for the room: neither under *Further* nor tagged so."""
+def for_the_room(notebook: NotebookNode) -> Iterator[NotebookNode]:
+    """The cells that are neither under the heading *Further* nor tagged so."""
     further = False
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and _SECTION.match(cell.source):

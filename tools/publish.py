@@ -1,5 +1,6 @@
 """Stamp the repository's address into notebooks, set-up cell and README."""
 
+import json
 import re
 from pathlib import Path
 
@@ -22,30 +23,35 @@ def publish(url: str, root: str | Path = ROOT) -> list[Path]:
         raise ValueError(f"expected https://github.com/OWNER/REPOSITORY, got {url!r}")
     root = Path(root)
     cell = root / "tools" / "setup_cell.py"
-    old = present_address(cell)
+    old, source = present_address(cell), cell.read_text(encoding="utf-8")
     # The set-up cell last: it tells the present address, so an interrupted call can be repeated.
     files = [*notebooks(root / "notebooks"), root / "README.md", cell]
     changed = []
     for path in (path for path in files if path.exists()):
         before = path.read_bytes().decode()
-        after = _stamped(before, old, match[1])
+        after = _with_folder(_with_links(before, old, match[1]), source, old, match[1])
         if after != before:
             write_atomic(path, after.encode())
             changed.append(path)
     return changed
 
 
-def _stamped(text: str, old: str, new: str) -> str:
-    # github.com/OWNER/NAME in links, github/OWNER/NAME in Colab's and nbviewer's addresses.
-    link = re.compile(rf"(?<=github)(\.com)?/{re.escape(old)}(?![\w-])")
-    text = link.sub(lambda found: f"{found[1] or ''}/{new}", text)
-    # The set-up cell looks for the folder that git makes, in two lines; JSON escapes the quotes.
-    folder = re.compile(rf'(?<="){re.escape(old.split("/")[1])}(?=\\?")')
-    lines = text.split("\n")
-    for i, line in enumerate(lines):
-        if "map(os.path." in line:
-            lines[i] = folder.sub(new.split("/")[1], line)
-    return "\n".join(lines)
+def _with_links(text: str, old: str, new: str) -> str:
+    # github.com/OWNER/NAME in links, github/OWNER/NAME in Colab's and nbviewer's addresses; what
+    # goes on is another repository, unless with .git or the end of a sentence.
+    link = re.compile(rf"(?<=github)(\.com)?/{re.escape(old)}(?![\w-]|\.(?!git\b)\w)")
+    return link.sub(lambda found: f"{found[1] or ''}/{new}", text)
+
+
+def _with_folder(text: str, cell: str, old: str, new: str) -> str:
+    """Let the set-up cell look for the folder that git makes: the last word of two of its lines."""
+    before, after = (f'"{address.split("/")[1]}' for address in (old, new))
+    for line in (line for line in cell.split("\n") if "map(os.path." in line and before in line):
+        head, _, tail = line.rpartition(before)
+        stamped = f"{head}{after}{tail}"
+        text = text.replace(line, stamped)
+        text = text.replace(json.dumps(line)[1:-1], json.dumps(stamped)[1:-1])
+    return text
 
 
 def present_address(cell: Path) -> str:

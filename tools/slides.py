@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from nbformat import NotebookNode
 
 from tools.canonical import named_cells
+from tools.pages import for_the_room
 
 # As in slides/nbconvert.json: 100 columns and 37 lines of code fit. A larger slide would have
 # smaller letters; these are 1/48 of its height.
@@ -45,7 +46,7 @@ def problems(notebook: NotebookNode) -> Iterator[str]:
     """What is wrong with the slides, one sentence per problem."""
     unseen = not_for_the_hall(notebook)
     for name, cell in named_cells(notebook):
-        if _is_title(cell) and slide_type(cell) != "slide":
+        if _is_title(cell) and cell.id not in unseen and slide_type(cell) != "slide":
             yield f"{name}: a heading of level 1 or 2 must begin a slide"
             return  # there may be no deck to look at
         if (slide_type(cell) == "skip") != (cell.id in unseen):
@@ -88,9 +89,9 @@ def not_for_the_hall(notebook: NotebookNode) -> set[str]:
     """The ids of the cells that only a reader needs.
 
     They are the set-up before the first section, rows for the table of claims, sliders, which are
-    dead on a slide, and the checks and solutions of the exercises.
+    dead on a slide, the checks and solutions of the exercises, and whatever is *Further*.
     """
-    found = set()
+    found = {cell.id for cell in notebook.cells} - {cell.id for cell in for_the_room(notebook)}
     in_section = False
     for cell in notebook.cells:
         in_section |= cell.cell_type == "markdown" and cell.source.startswith("## ")

@@ -1,5 +1,6 @@
 """The student edition: a course of its own, without the solutions of the exercises."""
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -52,20 +53,20 @@ def write_student_edition(out: str | Path, root: Path = ROOT) -> list[Path]:
     """Write the student edition into the new or empty folder `out` and return its notebooks.
 
     It is written whole or not at all, and holds only what belongs to the course: in a clone, what
-    git knows of. Raises ValueError if `out` is a file or holds something, or if a notebook is not
-    as it should be.
+    git knows of. Raises ValueError if `out` is a file or holds something, if a notebook is not as
+    it should be, or if git cannot read the clone.
     """
     out = Path(out).absolute()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ValueError(f"{out} is not a new or empty folder; nothing was written")
     files = _own_files(root)
-    lectures = [f for f in files if f.parts[0] == "notebooks" and LECTURE.fullmatch(f.name)]
+    lectures = [f for f in files if f.parent == Path("notebooks") and LECTURE.fullmatch(f.name)]
     if not lectures:
         raise ValueError(f"{root / 'notebooks'} holds no lecture; nothing was written")
     editions = {path.name: _edition(root / path) for path in lectures}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # Beside `out`, so that it can be put in place in one step.
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+    # In the folder that will hold it, or hold its parents, so that one step puts it in place.
+    near = next(folder for folder in out.parents if folder.exists())
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=near) as folder:
         half = Path(folder) / "edition"
         for file in (f for f in files if _is_carried(f)):
             (half / file).parent.mkdir(parents=True, exist_ok=True)
@@ -74,6 +75,7 @@ def write_student_edition(out: str | Path, root: Path = ROOT) -> list[Path]:
         for name, edition in editions.items():
             _write(half / "notebooks" / name, to_text(edition))
         _write(half / "README.md", README.format(lectures=_contents(editions)))
+        out.parent.mkdir(parents=True, exist_ok=True)
         if out.exists():
             out.rmdir()  # it is empty; Windows renames onto nothing
         half.rename(out)
@@ -99,16 +101,17 @@ def without_solutions(notebook: NotebookNode) -> NotebookNode:
 
 
 def _own_files(root: Path) -> list[Path]:
-    """The course's files, as seen from `root`: all that git knows of, or all outside of a clone."""
-    listed = subprocess.run(
-        ["git", "-C", str(root), "ls-files", "-z", "--full-name", "."], capture_output=True
-    )
+    """The course's files, as seen from `root`: what git knows of in a clone, else all there are."""
     # A folder inside somebody's repository is no clone of the course.
-    names = listed.stdout.decode().split("\0") if (root / ".git").exists() else []
-    found = [Path(name) for name in names if name and (root / name).is_file()]
-    if not found:
-        found = [path.relative_to(root) for path in root.rglob("*") if path.is_file()]
-    return sorted(path for path in found if "__pycache__" not in path.parts)
+    if not (root / ".git").exists():
+        found = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
+        return sorted(path for path in found if "__pycache__" not in path.parts)
+    listed = subprocess.run(["git", "-C", str(root), "ls-files", "-z"], capture_output=True)
+    if listed.returncode != 0:
+        said = listed.stderr.decode(errors="replace").strip()
+        raise ValueError(f"git cannot say what belongs to {root}: {said}; nothing was written")
+    names = (Path(os.fsdecode(name)) for name in listed.stdout.split(b"\0") if name)
+    return sorted(name for name in names if (root / name).is_file())
 
 
 def _is_carried(file: Path) -> bool:

@@ -1,0 +1,28 @@
+"""What a training leaves to be measured."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One trained variant.
+
+    Attributes:
+        detections: on the held-out images, one dictionary per image.
+        steps, seconds: of the training; evaluation does not count.
+        parameters: trained and frozen.
+        ms_per_image: one image at a time, or None.
+        curve: AP on the way, as {"steps": ..., "seconds": ..., "AP": ...}.
+        extra: other numbers of this experiment, by name.
+    """
+
+    detections: Sequence[Mapping[str, Tensor]]
+    steps: int
+    seconds: float
+    parameters: int
+    ms_per_image: float | None = None
+    curve: Sequence[Mapping[str, float]] = ()
+    extra: Mapping[str, float] = field(default_factory=dict)

@@ -1,0 +1,168 @@
+"""The experiments' runner on a made-up lecture: resumable, nothing lost; resampled AP."""
+
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from experiments import __main__ as command
+from experiments import resampling, runner
+from experiments.outcome import Outcome
+from helpers import records
+from helpers.evaluation import coco_ap
+from helpers.shapes import benchmark
+
+
+def answers(seed: int, shift: float = 0.0, share: float = 1.0):
+    """The true boxes of the held-out images, moved and thinned out, with random scores."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for target in benchmark("test").targets:
+        keep = torch.rand(len(target["labels"]), generator=generator) < share
+        boxes = target["boxes"][keep] + shift
+        scores = torch.rand(len(boxes), generator=generator)
+        found.append({"boxes": boxes, "scores": scores, "labels": target["labels"][keep]})
+    return found
+
+
+@pytest.fixture
+def toy():
+    """An experiment that trains nothing and counts its trainings."""
+    module = types.ModuleType("toy")
+    module.LECTURE, module.MODEL, module.trained = "05_yolo", "Toy", []
+    module.VARIANTS = {"main": {}, "shifted": {"shift": 4.0}}
+
+    def train(seed, **options):
+        module.trained.append((seed, options))
+        curve = [{"steps": 1, "seconds": 0.5, "AP": 0.1}]
+        return Outcome(answers(seed, share=0.9, **options), 3, 1.5, 10, curve=curve)
+
+    module.train = train
+    return module
+
+
+def test_each_row_is_written_as_it_is_made_and_a_second_call_goes_on(toy, tmp_path, capsys):
+    whole = toy.train
+    toy.train = lambda seed, **options: whole(seed, **options) if len(toy.trained) < 2 else 1 / 0
+    with pytest.raises(ZeroDivisionError):  # killed in the middle
+        runner.run(toy, folder=tmp_path)
+    rows = runner.recorded(toy, tmp_path)
+    assert [(row["variant"], row["seed"]) for row in rows] == [("main", 0), ("shifted", 0)]
+    toy.train = whole
+    assert runner.run(toy, folder=tmp_path) == 4 and len(toy.trained) == 6
+    rows = runner.recorded(toy, tmp_path)
+    assert [(r["variant"], r["seed"]) for r in rows] == [
+        (v, s) for v in toy.VARIANTS for s in range(3)
+    ]
+    assert runner.run(toy, folder=tmp_path) == 0 and len(toy.trained) == 6
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1].startswith("4 of 4: shifted, seed 2: AP 0.") and said[-1].endswith(
+        "0 min to go"
+    )
+
+
+def test_a_row_says_how_it_was_made(toy, tmp_path):
+    runner.run(toy, ["shifted"], [7], tmp_path)
+    (row,) = runner.recorded(toy, tmp_path)
+    assert (row["model"], row["variant"], row["seed"], row["steps"]) == ("Toy", "shifted", 7, 3)
+    assert row["train_seconds"] == 1.5 and row["threads"] >= 1 and row["versions"]["torchvision"]
+    assert len(row["resampled"]) == resampling.DRAWS and row["curve"][0]["AP"] == 0.1
+    assert abs(np.mean(row["resampled"]) - row["AP"]) < 0.02
+
+
+def test_a_record_that_cannot_be_read_is_not_overwritten(toy, tmp_path):
+    path = tmp_path / "05_yolo.json"
+    path.write_text("[truncated")
+    with pytest.raises(ValueError, match="05_yolo.json: left out"):
+        runner.run(toy, folder=tmp_path)
+    assert path.read_text() == "[truncated" and toy.trained == []
+
+
+def test_rows_of_a_variant_that_is_gone_stay(toy, tmp_path):
+    runner.run(toy, seeds=[0], folder=tmp_path)
+    toy.VARIANTS = {"new": {}}
+    runner.run(toy, seeds=[0], folder=tmp_path)
+    rows = runner.recorded(toy, tmp_path)
+    assert [row["variant"] for row in rows] == ["new", "main", "shifted"]
+
+
+def test_an_unknown_variant_or_experiment_is_named(toy, tmp_path):
+    with pytest.raises(ValueError, match="no variant 'shift' in 05_yolo; the choices are: 'main'"):
+        runner.run(toy, ["shift"], folder=tmp_path)
+    (tmp_path / "04_toy.py").write_text("LECTURE = '04_toy'")
+    assert (
+        runner.load("04", tmp_path).LECTURE == runner.load("04_toy", tmp_path).LECTURE == "04_toy"
+    )
+    with pytest.raises(ValueError, match="no experiment 'toy'; the choices are: 04_toy"):
+        runner.load("toy", tmp_path)
+
+
+def test_a_row_is_compared_with_its_record(toy, tmp_path):
+    with pytest.raises(ValueError, match="no record"):
+        runner.compare(toy, 0, tmp_path)
+    runner.run(toy, folder=tmp_path)
+    turns = [runner.compare(toy, turn, tmp_path) for turn in (0, 5, 6)]
+    assert turns[0] == turns[2] and "main, seed 0" in turns[0] and "shifted, seed 2" in turns[1]
+    toy.train = lambda seed, **_: Outcome(answers(seed, shift=4.0), 3, 1.5, 10)  # it has become bad
+    with pytest.raises(ValueError, match="main, seed 0: AP 0"):
+        runner.compare(toy, 0, tmp_path)
+
+
+def test_the_command_line(toy, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runner, "load", lambda name: toy)
+    monkeypatch.setattr(runner, "EXPERIMENTS", tmp_path)
+    for function in (runner.run, runner.recorded, runner.compare):
+        defaults = tuple(tmp_path if d == records.EXPERIMENTS else d for d in function.__defaults__)
+        monkeypatch.setattr(function, "__defaults__", defaults)
+    assert command.main(["05", "--seeds", "0", "--variants", "main"]) == 0
+    assert "05_yolo: 1 rows made" in capsys.readouterr().out
+    assert command.main(["05", "--list"]) == 0
+    said = capsys.readouterr().out
+    assert "missing: seeds 1, 2" in said and "missing: seeds 0, 1, 2" in said
+    assert command.main(["05", "--compare"]) == 0
+    assert command.main(["05", "--variants", "none"]) == 1
+    assert "no variant 'none'" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["05", "--seeds", "x"])
+    assert stopped.value.code == 2
+
+
+# ---------------------------------------------------------------- resampling
+
+
+@pytest.mark.parametrize("shift, share", [(0.0, 1.0), (3.0, 0.8), (60.0, 0.9)])
+def test_images_counted_once_give_the_official_ap(shift, share):
+    found, targets = answers(3, shift, share), benchmark("test").targets
+    found[0]["labels"] = (found[0]["labels"] + 1) % 3  # some wrong classes
+    found[1] = {k: torch.cat([v, v]) for k, v in found[1].items()}  # and duplicates
+    ones = np.ones((2, len(targets)), int)
+    ap = resampling.weighted_ap(found, targets, ones)
+    assert ap == pytest.approx(coco_ap(found, targets)["AP"], abs=1e-9)
+
+
+def test_an_image_drawn_twice_is_an_image_twice():
+    found, targets = answers(4, 3.0, 0.7)[:40], benchmark("test").targets[:40]
+    weights = np.bincount([0, 0, *range(5, 40), 7, 7], minlength=40)
+    # Twins of equal scores: COCO's order among equals is that of the images.
+    twins = [i for i, weight in enumerate(weights) for _ in range(weight)]
+    official = coco_ap([found[i] for i in twins], [targets[i] for i in twins])["AP"]
+    (ap,) = resampling.weighted_ap(found, targets, weights[None])
+    assert ap == pytest.approx(official, abs=2e-3)
+
+
+def test_draws_are_the_same_for_all_and_spread_as_they_should():
+    found, targets = answers(5, 3.0, 0.8), benchmark("test").targets
+    first, again = (resampling.resampled_ap(found, targets, 50) for _ in range(2))
+    assert (first == again).all() and 0.001 < first.std() < 0.05
+    better = resampling.resampled_ap(answers(5, 2.0, 0.8), targets, 50)
+    unpaired = np.hypot(better.std(), first.std())
+    assert (better - first).std() < 0.5 * unpaired  # the same images are hard for both
+
+
+def test_a_detector_that_says_nothing_has_no_ap():
+    targets = benchmark("test").targets
+    nothing = [
+        {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0).long()}
+    ]
+    assert (resampling.resampled_ap(nothing * len(targets), targets, 3) == 0).all()
