@@ -215,9 +215,7 @@ def _path(notebook: str, suffix: str, directory: str | Path | None) -> Path:
 
 
 def _measured(value: float | None) -> float | None:
-    if value is None or math.isnan(value) or value == -1:
-        return None
-    return float(value)
+    return None if value is None or value == -1 or value != value else value
 
 
 def checked_row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,18 +27,14 @@ from helpers import (
     explore,
     features,
     figures,
+    lessons,
     nms,
-    notebooks,
     photos,
     plotting,
     proposals,
-    publish,
-    readme,
     records,
-    reference,
     setup,
     shapes,
-    student,
     tables,
     training,
 )
@@ -296,6 +292,13 @@ CASES = {
             r"at least 32, got torch.float32 \(1, 3, 31, 64\)",
         ),
     },
+    "lessons.find": {
+        "name": (lambda: lessons.find("yolov9"), "no notebook 'yolov9'; the choices are: 00_"),
+    },
+    "lessons.load": {"name": (lambda: lessons.load("99"), "no notebook '99'")},
+    "lessons.read": {
+        "file": (lambda: lessons.read(Path(__file__)), "test_bad_input.py is not a notebook"),
+    },
     "nms.nms": with_boxes(nms.nms, SCORE, 0.5)
     | {
         "scores": (lambda: nms.nms(BOX, tensor([0.5, 0.5]), 0.5), r"scores must have shape \(1,\)"),
@@ -308,15 +311,6 @@ CASES = {
             lambda: nms.batched_nms(BOX, SCORE, [0], 0.5),
             "labels must be a torch tensor, got list",
         ),
-    },
-    "notebooks.find": {
-        "name": (lambda: notebooks.find("yolov9"), "no notebook 'yolov9'; the choices are: 00_"),
-    },
-    "notebooks.load": {"name": (lambda: notebooks.load("99"), "no notebook '99'")},
-    "notebooks.check": {"name": (lambda: notebooks.check("99"), "no notebook '99'")},
-    "notebooks.run": {"name": (lambda: notebooks.run("99"), "no notebook '99'")},
-    "notebooks.read": {
-        "file": (lambda: notebooks.read(Path(__file__)), "test_bad_input.py is not a notebook"),
     },
     "photos.photo": {"name": (lambda: photos.photo("dog"), "name must be one of .* got 'dog'")},
     "photos.as_rgb": {
@@ -381,26 +375,28 @@ CASES = {
         "step": (lambda: proposals.sliding_windows(8, 8, step=0), "must be positive, got 8, 8"),
         "no side": (lambda: proposals.sliding_windows(8, 8, sides=()), r"sides.* got 8, 8, \(\)"),
     },
-    "publish.publish": {
-        "URL": (lambda: publish.publish("github.com/me"), "expected https://github.com/OWNER/REPO"),
-    },
-    "readme.updated": {
-        "markers": (lambda: readme.updated("no markers", "table"), "README.md must hold once"),
-    },
     "records.make_row": {
-        "metric": (lambda: row(metrics={"AP": 70.4}), "AP must lie in 0..1, got 70.4"),
-        "name": (lambda: row(model=""), "model must be a non-empty string, got ''"),
-        "count": (lambda: row(steps=1.5), "steps must be an integer >= 0, got 1.5"),
-        "seconds": (lambda: row(train_seconds=NAN), "train_seconds must be a finite number"),
+        "no number": (lambda: row(metrics={"AP": "high"}), "AP: 'high' is not of type 'number'"),
+        "metric": (lambda: row(metrics={"AP": 70.4}), "AP: 70.4 is greater than the maximum of 1"),
+        "name": (lambda: row(model=""), "a row is wrong, model: ''"),
+        "count": (lambda: row(steps=1.5), "steps: 1.5 is not of type 'integer'"),
+        "seconds": (lambda: row(train_seconds=NAN), "train_seconds: nan is not of type"),
     },
     "records.write_records": {
         "name": (lambda: records.write_records("../x", []), "notebook must be a name .* '../x'"),
-        "columns": (lambda: records.write_records("05_yolo", [{"AP": 1}]), "must have exactly"),
+        "columns": (
+            lambda: records.write_records("05_yolo", [{"AP": 1}]),
+            "'notebook' is a required property",
+        ),
         "stranger": (
             lambda: records.write_records("06_ssd", [finished_row()]),
             "a row of notebook '05_yolo' among those of '06_ssd'",
         ),
         "twice": (lambda: records.write_records("05_yolo", [finished_row()] * 2), "two rows for"),
+    },
+    "records.checked_row": {
+        "text": (lambda: records.checked_row("x"), "'x' is not of type 'object'"),
+        "object": (lambda: records.checked_row({"AP": CPU}), "must hold numbers and texts"),
     },
     "records.read_records": {
         "name": (lambda: records.read_records(notebooks=["a/b"]), "notebook must be a name"),
@@ -415,17 +411,8 @@ CASES = {
     "records.load_weights": {
         "name": (lambda: records.load_weights("a/b"), "notebook must be a name .* got 'a/b'"),
     },
-    "reference.adopt": {
-        "nothing": (
-            lambda: reference.adopt("05_yolo", "nowhere"),
-            "cannot be adopted: nowhere: no",
-        ),
-    },
-    "reference.latest_records": {
-        "name": (lambda: reference.latest_records(["a/b"]), "notebook must be a name"),
-    },
-    "setup.missing_requirements": {
-        "option": (lambda: setup.missing_requirements("-r x", {}), "not a requirement: '-r x'"),
+    "records.latest_records": {
+        "name": (lambda: records.latest_records(["a/b"]), "notebook must be a name"),
     },
     "shapes.shape_mask": {
         "label": (lambda: shapes.shape_mask(3, (0, 0, 4, 4), 8), "label must lie in 0..2, got 3"),
@@ -458,9 +445,6 @@ CASES = {
             lambda: shapes.coco_dict([TRUTH | {"labels": LABEL + 3}], 8),
             r"targets\[0\]\['labels'\] must lie in 0..2",
         ),
-    },
-    "student.write_student_edition": {
-        "file": (lambda: student.write_student_edition(__file__), "is not a new or empty folder"),
     },
     "tables.markdown_table": {
         "cells": (lambda: tables.markdown_table("ab", [["1"]]), "row 0 must have 2 cells, got 1"),
@@ -506,8 +490,8 @@ OTHER = {
         RuntimeError,
         "Selective search needs OpenCV",
     ),
-    "reference.latest_weights": (
-        lambda: reference.latest_weights("05_yolo", "nowhere", "nowhere"),
+    "records.latest_weights": (
+        lambda: records.latest_weights("05_yolo", "nowhere", "nowhere"),
         FileNotFoundError,
         "no readable weights of 05_yolo",
     ),
@@ -515,11 +499,6 @@ OTHER = {
         lambda: records.load_weights("05_yolo", "nowhere"),
         FileNotFoundError,
         "run notebook 05_yolo",
-    ),
-    "shapes.export": (
-        lambda: shapes.export(Path(__file__).parent),
-        FileExistsError,
-        "is not an empty directory",
     ),
     "training.History": (
         lambda: training.History().add(loss=NAN),
@@ -533,29 +512,17 @@ OTHER = {
 HARMLESS = {
     "detectors.now": "a device",
     "exercises.patient": "its very purpose is to survive any answer (test_exercises.py)",
-    "notebooks.main": "a command line: prints usage and returns 2 (test_notebooks_tool.py)",
-    "notebooks.notebooks": "a folder; an empty one has no notebooks",
-    "notebooks.named_cells": "a notebook that `read` has checked",
-    "notebooks.canonicalise": "a notebook that `read` has checked",
-    "notebooks.to_text": "a notebook that `read` has checked",
-    "notebooks.output_problems": "it reports problems (test_notebooks_tool.py)",
+    "lessons.notebooks": "a folder; an empty one has no notebooks",
     "plotting.use_lecture_style": "no argument",
-    "publish.main": "a command line (test_publish.py)",
-    "readme.main": "a command line (test_readme.py)",
-    "readme.results": "it names bad records and goes on (test_readme.py)",
+    "records.row_key": "a row that was checked",
     "records.runs_folder": "a folder that need not exist",
     "records.write_atomic": "bytes",
-    "reference.main": "a command line (test_reference.py)",
     "setup.start": "no argument; LECTURE_THREADS is tried in test_setup.py",
-    "shapes.main": "a command line (test_shapes.py)",
     "shapes.Scene": "made by make_scene",
     "shapes.Style": "two constants",
-    "student.without_solutions": "a notebook that `read` has checked",
     "training.pick_device": "no argument",
     "training.progress": "any iterable",
 }
-# They report problems of notebooks and decks: that is their job, and their modules' tests.
-HARMLESS_MODULES = {"hygiene", "slides", "setup_cell"}
 # Diagrams of one lecture each, which compute nothing; they are drawn by the notebooks.
 DIAGRAMS = {f"figures.{name}" for name, _ in inspect.getmembers(figures, inspect.isfunction)}
 
@@ -563,8 +530,6 @@ DIAGRAMS = {f"figures.{name}" for name, _ in inspect.getmembers(figures, inspect
 def public_names():
     """module.name of every public function and class that helpers/ defines."""
     for module in pkgutil.iter_modules(helpers.__path__):
-        if module.name in HARMLESS_MODULES:
-            continue
         loaded = importlib.import_module(f"helpers.{module.name}")
         for name, value in vars(loaded).items():
             value = getattr(value, "__wrapped__", value)  # benchmark is cached

@@ -45,7 +45,9 @@ def test_an_empty_notebook_can_be_measured():
 FURTHER = [of_lines(9, figure()), TEXT]
 
 
-@pytest.mark.parametrize("heading", ["## Further", "## 12 Further \nA demo.", "# Further", "## Further: more"])
+@pytest.mark.parametrize(
+    "heading", ["## Further", "## 12 Further \nA demo.", "# Further", "## Further: more"]
+)
 def test_what_stands_under_further_does_not_count(heading):
     section = new_markdown_cell(heading, metadata=SLIDE)
     deeper = new_markdown_cell("### A demo")

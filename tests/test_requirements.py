@@ -1,15 +1,27 @@
 """requirements.txt and what the data card says about it."""
 
+import ast
 import re
+import sys
 from importlib import metadata
 
 import pytest
 
 from helpers.records import ROOT
+from helpers.setup import FOR_MAINTAINERS
 
 LINES = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
 REQUIREMENTS = [line for line in LINES if line and not line.startswith("#")]
 NAMES = [re.match(r"[\w-]+", line)[0] for line in REQUIREMENTS]
+FOR_LESSONS = NAMES[: len(re.findall(r"^\w.*>=", "\n".join(LINES).split(FOR_MAINTAINERS)[0], re.M))]
+# What the code imports, too, and what brings it along: a requirement, or another of these.
+BROUGHT = {
+    "pillow": "matplotlib",
+    "ipython": "ipywidgets",
+    "jupyter-client": "nbval",
+    "nbclient": "nbconvert",
+    "matplotlib-inline": "ipython",
+}
 # How metadata names the licences of the card.
 FAMILIES = {
     "Apache": "Apache",
@@ -57,3 +69,35 @@ def test_requirements_are_named_once_and_torch_comes_first():
 
 def test_the_environment_file_takes_the_requirements_from_here():
     assert "- -r requirements.txt" in (ROOT / "environment.yml").read_text(encoding="utf-8")
+
+
+def imported(folder):
+    """The distributions whose modules a folder's code imports, wherever in the code."""
+    modules = set()
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                modules |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                modules.add(node.module.split(".")[0])
+    ours = {path.name for path in ROOT.iterdir()} | sys.stdlib_module_names
+    owners = metadata.packages_distributions()
+    return {owners[module][0].lower().replace("_", "-") for module in modules - ours}
+
+
+@pytest.mark.parametrize(
+    ("folder", "allowed"),
+    [("helpers", FOR_LESSONS), ("experiments", FOR_LESSONS), ("tools", NAMES)],
+)
+def test_what_the_code_imports_is_required(folder, allowed):
+    """Colab gets only what stands above the heading for maintainers."""
+    needed = imported(folder)
+    while needed & BROUGHT.keys():
+        needed = {BROUGHT.get(name, name) for name in needed}
+    assert needed - set(allowed) == set()
+
+
+def test_what_requirements_bring_along():
+    for name, bringer in BROUGHT.items():
+        required = " ".join(metadata.requires(bringer)).lower().replace("_", "-")
+        assert re.search(rf"\b{name}\b", required), (name, bringer)

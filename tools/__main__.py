@@ -7,7 +7,7 @@ from pathlib import Path
 
 from helpers.lessons import find, notebooks, read
 from helpers.records import ROOT, write_atomic
-from tools import adopt, check, errata, export, pages, publish, readme, run, slides, student
+from tools import adopt, check, errata, pages, publish, readme, run, slides, student
 from tools.canonical import to_text
 
 
@@ -63,6 +63,8 @@ def _adopt(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
+    from tools import export  # needs torch, which takes its time
+
     export.export(options.folder)
     print(f"the benchmark is in {options.folder}")
     return 0
