@@ -18,6 +18,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--seeds", nargs="+", type=int, default=list(runner.SEEDS), help=what)
     what = "say what there is and what is missing, and train nothing"
     command.add_argument("--list", action="store_true", help=what)
+    command.add_argument(
+        "--again", action="store_true", help="train even what is recorded, record nothing"
+    )
     what = "train one recorded row again, another one each week, and compare it with the record"
     command.add_argument("--compare", action="store_true", help=what)
     return command
@@ -31,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
             module = runner.load(name)
             if options.list:
                 _list(module, options)
+            elif options.again:
+                _again(module, options)
             elif options.compare:
                 week = datetime.date.today().isocalendar().week
                 print(runner.compare(module, week))
@@ -41,6 +46,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _again(module, options: argparse.Namespace) -> None:
+    for variant, seed in runner.missing(module, [], options.variants, options.seeds):
+        row = runner.measured(module, variant, seed, runner.train(module, variant, seed))
+        values = ", ".join(f"{key} {row[key]:.3f}" for key in ("AP", "AP50", "AP75"))
+        print(
+            f"{variant}, seed {seed}: {values}; {row['steps']} steps, {row['train_seconds']:.0f} s"
+        )
 
 
 def _list(module, options: argparse.Namespace) -> None:

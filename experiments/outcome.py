@@ -14,6 +14,7 @@ class Outcome:
         detections: on the held-out images, one dictionary per image.
         steps, seconds: of the training; evaluation does not count.
         parameters: trained and frozen.
+        weights: the state dict; that of a lecture's own detector, seed 0, is committed.
         ms_per_image: one image at a time, or None.
         curve: AP on the way, as {"steps": ..., "seconds": ..., "AP": ...}.
         extra: other numbers of this experiment, by name.
@@ -23,6 +24,7 @@ class Outcome:
     steps: int
     seconds: float
     parameters: int
+    weights: Mapping[str, Tensor] | None = None
     ms_per_image: float | None = None
     curve: Sequence[Mapping[str, float]] = ()
     extra: Mapping[str, float] = field(default_factory=dict)

@@ -14,7 +14,7 @@ from typing import Any
 from experiments.outcome import Outcome
 from experiments.resampling import resampled_ap
 from helpers.evaluation import coco_ap
-from helpers.records import EXPERIMENTS, make_row, read_records, write_records
+from helpers.records import EXPERIMENTS, make_row, read_records, save_weights, write_records
 from helpers.shapes import benchmark
 from helpers.training import pick_device, seed_everything
 
@@ -78,11 +78,14 @@ def run(
     todo = missing(module, rows, variants, seeds)
     start = time.perf_counter()
     for number, (variant, seed) in enumerate(todo, 1):
-        row = make(module, variant, seed)
+        outcome = train(module, variant, seed)
+        row = measured(module, variant, seed, outcome)
         rows = [*recorded(module, folder), row]  # another call may have added one
         order = {name: i for i, name in enumerate(module.VARIANTS)}
         rows.sort(key=lambda row: (order.get(row["variant"], len(order)), row["seed"]))
         write_records(module.LECTURE, rows, folder)
+        if outcome.weights and seed == 0 and variant == next(iter(module.VARIANTS)):
+            save_weights(module.LECTURE, outcome.weights, folder.parent / "weights", half=True)
         left = (time.perf_counter() - start) / number * (len(todo) - number)
         print(
             f"{number} of {len(todo)}: {variant}, seed {seed}: AP {row['AP']:.3f},",
@@ -102,10 +105,14 @@ def recorded(module: ModuleType, folder: Path = EXPERIMENTS) -> list[Row]:
     return rows
 
 
-def make(module: ModuleType, variant: str, seed: int) -> Row:
-    """Train one variant with one seed and measure it on the held-out images."""
+def train(module: ModuleType, variant: str, seed: int) -> Outcome:
+    """Train one variant with one seed."""
     seed_everything(seed)
-    outcome: Outcome = module.train(seed, **module.VARIANTS[variant])
+    return module.train(seed, **module.VARIANTS[variant])
+
+
+def measured(module: ModuleType, variant: str, seed: int, outcome: Outcome) -> Row:
+    """The row of a training: AP on the held-out images, and how it was made."""
     targets = benchmark("test").targets
     row = make_row(
         module.LECTURE,
@@ -148,7 +155,8 @@ def compare(module: ModuleType, turn: int, folder: Path = EXPERIMENTS) -> str:
     if not rows:
         raise ValueError(f"{module.LECTURE} has no record to compare with")
     old = rows[turn % len(rows)]
-    new = make(module, old["variant"], old["seed"])
+    outcome = train(module, old["variant"], old["seed"])
+    new = measured(module, old["variant"], old["seed"], outcome)
     others = [row["AP"] for row in rows if row["variant"] == old["variant"]]
     allowed = max(0.02, 4 * stdev(others) if len(others) > 1 else 0.0)
     said = f"{module.LECTURE}, {old['variant']}, seed {old['seed']}: AP {new['AP']:.3f}, "

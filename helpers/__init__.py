@@ -1,14 +1,16 @@
 """What the lectures use but do not teach.
 
-boxes         area, IoU, GIoU, format conversion, clipping, encoding and decoding of box deltas
+Bad input raises ValueError, which names the argument, what it got and what was expected.
+
+boxes         IoU, GIoU, format conversion, clipping, encoding and decoding of box deltas
 nms           greedy non-maximum suppression, over all boxes and per class
 anchors       anchors on the grid of a feature map
 
 shapes        the synthetic data set, the frozen benchmark and its COCO form
 photos        sample photographs that ship with an installed package
-datasets      targets, checked once before a training
+datasets      images and targets, checked before a training; COCO's rows of them
 proposals     selective search through OpenCV (kept in a file once done), sliding windows
-features      ImageNet-pretrained feature extractors
+features      an ImageNet-pretrained feature extractor
 augmentation  random changes of training images, boxes moved along
 
 training      device, seeds, budgets, batches, learning-rate schedule, the loop, history

@@ -16,17 +16,12 @@ def grid_anchors(
     """Anchors (H * W * A, 4) xyxy in pixels, row by row, column by column, template by template.
 
     A template has the area size**2 and the ratio height / width; the ratios of one size follow
-    each other, so that A = len(sizes) * len(aspect_ratios). Centres are at
-    ((column + 0.5) * stride, (row + 0.5) * stride); nothing is clipped. (Ren et al. 2015,
-    section 3.1)
-
-    Raises:
-        ValueError: an empty grid, no template, or a number that is not positive.
+    each other, so that A = len(sizes) * len(aspect_ratios). Centres are those of the cells, of
+    `stride` pixels each; nothing is clipped (Ren et al. 2015, section 3.1).
     """
     if len(feature_size) != 2 or not all(n >= 1 and n % 1 == 0 for n in feature_size):
-        raise ValueError(
-            f"feature_size must be (height, width), whole numbers of 1 or more, got {feature_size}"
-        )
+        expected = "(height, width), whole numbers of 1 or more"
+        raise ValueError(f"feature_size must be {expected}, got {feature_size}")
     for name, values in (("stride", (stride,)), ("sizes", sizes), ("aspect_ratios", aspect_ratios)):
         if len(values) == 0 or not all(0 < value < math.inf for value in values):
             raise ValueError(f"{name} must be positive and finite, got {values}")

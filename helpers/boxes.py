@@ -1,28 +1,24 @@
-"""Boxes: area, IoU, GIoU, formats, clipping, and the deltas that regressors learn.
+"""Boxes: IoU, GIoU, formats, clipping, and the deltas that regressors learn.
 
 Boxes are tensors of shape (N, 4) in pixels, `xyxy` (left, top, right, bottom) unless a name says
 otherwise. Half precision and whole numbers are computed, and come back, in float32; two arguments
-of different precision in the higher one. Bad input raises `ValueError`, which names the argument.
+of different precision in the higher one.
 """
 
 import math
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_area, box_convert, clip_boxes_to_image
 
 # exp() of a size delta is capped as in Detectron: no box grows more than 1000/16 times.
 MAX_SIZE_DELTA = math.log(1000 / 16)
 
+Weights = tuple[float, float, float, float]
+
 
 def check_boxes(boxes: Tensor, name: str = "boxes", xyxy: bool = True) -> Tensor:
-    """Return `boxes` (N, 4) as floats if they are finite, and ordered where they are `xyxy`.
-
-    float32 and float64 stay as they are. Half precision and whole numbers become float32, because
-    in half precision the area of 256 x 256 pixels is infinite already.
-
-    Raises:
-        ValueError: names the argument, what it got and what was expected.
-    """
+    """Return finite `boxes` (N, 4), ordered where they are `xyxy`, in float32 or float64."""
     boxes = _check_rows(boxes, name)
     expected = "x1 <= x2 and y1 <= y2" if xyxy else "width and height >= 0"
     bad = boxes[:, 2:] < (boxes[:, :2] if xyxy else 0)  # (N, 2)
@@ -32,15 +28,14 @@ def check_boxes(boxes: Tensor, name: str = "boxes", xyxy: bool = True) -> Tensor
 
 def _check_rows(boxes: Tensor, name: str) -> Tensor:
     if not isinstance(boxes, Tensor):
-        raise ValueError(
-            f"{name} must be a torch tensor of shape (N, 4), got {type(boxes).__name__}"
-        )
+        got = type(boxes).__name__
+        raise ValueError(f"{name} must be a torch tensor of shape (N, 4), got {got}")
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"{name} must have shape (N, 4), got {tuple(boxes.shape)}")
     if boxes.dtype == torch.bool or boxes.is_complex():
         raise ValueError(f"{name} must hold real numbers (pixels), got {boxes.dtype}")
     if boxes.dtype not in (torch.float32, torch.float64):
-        boxes = boxes.float()
+        boxes = boxes.float()  # in half precision 256 x 256 is infinite
     refuse_rows(~torch.isfinite(boxes), boxes, f"{name} must be finite")
     return boxes
 
@@ -71,23 +66,6 @@ def check_column(values: Tensor, name: str, count: int) -> None:
 def _in_common(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(a.dtype, b.dtype)
     return a.to(dtype), b.to(dtype)
-
-
-def _check_lengths(**pair: Tensor) -> None:
-    (first, a), (second, b) = pair.items()
-    if len(a) != len(b):
-        raise ValueError(f"{first} and {second} must have equal lengths, got {len(a)} and {len(b)}")
-
-
-def _check_weights(weights: tuple[float, float, float, float]) -> None:
-    if len(weights) != 4 or not all(weight > 0 for weight in weights):
-        raise ValueError(f"weights must be four positive numbers, got {tuple(weights)}")
-
-
-def box_area(boxes: Tensor) -> Tensor:
-    """Areas (N,) in square pixels of `boxes` (N, 4)."""
-    boxes = check_boxes(boxes)
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])  # (N,)
 
 
 def _intersection_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,45 +134,43 @@ def clip_boxes(boxes: Tensor, height: float, width: float) -> Tensor:
     boxes = check_boxes(boxes)
     if not (height > 0 and width > 0):
         raise ValueError(f"height and width must be positive, got {height} and {width}")
-    x = boxes[:, 0::2].clamp(0, width)  # (N, 2)
-    y = boxes[:, 1::2].clamp(0, height)  # (N, 2)
-    return torch.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], dim=1)  # (N, 4)
+    return clip_boxes_to_image(boxes, (height, width))
 
 
-def encode_boxes(
-    boxes: Tensor, anchors: Tensor, weights: tuple[float, float, float, float] = (1, 1, 1, 1)
-) -> Tensor:
+def _with_anchors(
+    values: Tensor, name: str, anchors: Tensor, weights: Weights
+) -> tuple[Tensor, ...]:
+    """`values` (N, 4), which were checked, `anchors` and `weights` (4,), in one precision."""
+    anchors = check_boxes(anchors, "anchors")
+    if len(values) != len(anchors):
+        got = f"{len(values)} and {len(anchors)}"
+        raise ValueError(f"{name} and anchors must have equal lengths, got {got}")
+    if len(weights) != 4 or not all(weight > 0 for weight in weights):
+        raise ValueError(f"weights must be four positive numbers, got {tuple(weights)}")
+    values, anchors = _in_common(values, anchors)
+    return values, anchors, values.new_tensor(weights)
+
+
+def encode_boxes(boxes: Tensor, anchors: Tensor, weights: Weights = (1, 1, 1, 1)) -> Tensor:
     """Deltas (N, 4) = (tx, ty, tw, th) that turn `anchors` (N, 4) into `boxes` (N, 4).
 
-    Centres move in units of the anchor's size and sizes scale by exp(t): R-CNN (Girshick et al.
-    2014, appendix C). `weights` multiply the deltas (the 10, 10, 5, 5 of later detectors).
-
-    Raises:
-        ValueError: also for a box or an anchor without width or height (log 0 is no target).
+    Centres move in units of the anchor's size, sizes scale by exp(t) and are not 0: R-CNN (Girshick
+    et al. 2014, appendix C). `weights` multiply the deltas (10, 10, 5, 5 in later detectors).
     """
-    boxes, anchors = _in_common(check_boxes(boxes), check_boxes(anchors, "anchors"))
-    _check_lengths(boxes=boxes, anchors=anchors)
-    _check_weights(weights)
+    boxes, anchors, weights = _with_anchors(check_boxes(boxes), "boxes", anchors, weights)
     check_sides(boxes, "boxes", "encoded")
     check_sides(anchors, "anchors", "encoded")
-    target, anchor = xyxy_to_cxcywh(boxes), xyxy_to_cxcywh(anchors)
+    target, anchor = (box_convert(b, "xyxy", "cxcywh") for b in (boxes, anchors))
     shift = (target[:, :2] - anchor[:, :2]) / anchor[:, 2:]  # (N, 2)
     scale = torch.log(target[:, 2:] / anchor[:, 2:])  # (N, 2)
-    return torch.cat([shift, scale], dim=1) * boxes.new_tensor(weights)  # (N, 4)
+    return torch.cat([shift, scale], dim=1) * weights  # (N, 4)
 
 
-def decode_boxes(
-    deltas: Tensor, anchors: Tensor, weights: tuple[float, float, float, float] = (1, 1, 1, 1)
-) -> Tensor:
-    """Boxes (N, 4) that `deltas` (N, 4) make of `anchors` (N, 4); inverts `encode_boxes`.
-
-    Size deltas are capped at log(1000/16), so that a wild prediction cannot overflow exp().
-    """
-    deltas, anchors = _in_common(_check_rows(deltas, "deltas"), check_boxes(anchors, "anchors"))
-    _check_lengths(deltas=deltas, anchors=anchors)
-    _check_weights(weights)
-    anchor = xyxy_to_cxcywh(anchors)
-    t = deltas / deltas.new_tensor(weights)  # (N, 4)
+def decode_boxes(deltas: Tensor, anchors: Tensor, weights: Weights = (1, 1, 1, 1)) -> Tensor:
+    """Boxes (N, 4) that `deltas` (N, 4) make of `anchors` (N, 4); inverts `encode_boxes`."""
+    deltas = _check_rows(deltas, "deltas")
+    deltas, anchors, weights = _with_anchors(deltas, "deltas", anchors, weights)
+    anchor, t = box_convert(anchors, "xyxy", "cxcywh"), deltas / weights  # (N, 4) each
     centre = anchor[:, :2] + t[:, :2] * anchor[:, 2:]  # (N, 2)
     size = anchor[:, 2:] * torch.exp(t[:, 2:].clamp(max=MAX_SIZE_DELTA))  # (N, 2)
     return torch.cat([centre - size / 2, centre + size / 2], dim=1)  # (N, 4)

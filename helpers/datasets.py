@@ -1,8 +1,7 @@
-"""Targets: what the images of a data set say of their objects, checked once before a training.
+"""Images and targets: what a data set shows and says of its objects, checked before a training.
 
-A target is a dict with `boxes` (M, 4) xyxy pixels and `labels` (M,) 0..C-1, as in torchvision; an
-image without objects has M = 0. `iscrowd` (M,) may mark regions that hold many objects; all other
-keys are ignored.
+A target is a dict with `boxes` (M, 4) xyxy pixels and `labels` (M,) 0..C-1, as in torchvision; it
+may have none. `iscrowd` (M,) may mark regions of many objects; all other keys are ignored.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,16 +15,21 @@ Target = Mapping[str, Tensor]
 KEYS = ("boxes", "labels")
 
 
+def check_images(images: Tensor, of_bytes: bool = True) -> None:
+    """Raise ValueError unless `images` is a tensor (B, 3, H, W) with pixels, of uint8 if asked."""
+    if not isinstance(images, Tensor):
+        raise ValueError(f"images must be a torch tensor, got {type(images).__name__}")
+    is_batch = images.ndim == 4 and images.shape[1] == 3 and 0 not in images.shape[2:]
+    if not is_batch or (of_bytes and images.dtype != torch.uint8):
+        got, kind = f"{images.dtype} {tuple(images.shape)}", "uint8 " if of_bytes else ""
+        raise ValueError(f"images must be {kind}(B, 3, H, W), got {got}")
+
+
 def checked_targets(targets: Sequence[Target], num_classes: int | None = None) -> list[Target]:
     """Targets to train on: `boxes` (M, 4) float32, `labels` (M,) int64, and nothing else.
 
     Boxes may reach over the border of their image and be smaller than a pixel, but each must have
-    width and height: no detector can learn the logarithm of 0.
-
-    Args:
-        num_classes: the number of classes C; None lets every label of 0 or more pass.
-    Raises:
-        ValueError: names the target and its row; also for a crowd, which is no single object.
+    width and height: nobody can learn log 0. Crowds are refused, and labels beyond `num_classes`.
     """
     checked = [checked_objects(t, f"targets[{i}]", num_classes) for i, t in enumerate(targets)]
     refuse_crowds(checked)
@@ -41,10 +45,7 @@ def checked_targets(targets: Sequence[Target], num_classes: int | None = None) -
 def checked_objects(
     entry: Target, name: str, num_classes: int | None = None, keys: Sequence[str] = KEYS
 ) -> dict[str, Tensor]:
-    """`keys` of one image's target or detections, and `iscrowd` if it is there.
-
-    Boxes come back as floats, labels as int64. Raises ValueError, which begins with `name`.
-    """
+    """`keys` of an image's target or detections, boxes as floats, labels int64; and `iscrowd`."""
     if not isinstance(entry, Mapping) or not set(keys) <= set(entry):
         got = list(entry) if isinstance(entry, Mapping) else type(entry).__name__
         raise ValueError(f"{name} must have {list(keys)}, got {got}")
@@ -67,6 +68,19 @@ def _checked_labels(labels: Tensor, name: str, num_classes: int | None) -> Tenso
     last = "" if num_classes is None else num_classes - 1
     refuse_rows(unknown, labels, f"{name} must lie in 0..{last}, got {labels.tolist()}")
     return labels
+
+
+def coco_annotations(entries: Sequence[Target]) -> list[dict]:
+    """COCO's row of every box of `entries` (checked, one per image); category_id is the label."""
+    rows = []  # ids start at 1: pycocotools takes 0 for "not matched"
+    for image_id, entry in enumerate(entries):
+        columns = {key: values.tolist() for key, values in entry.items()}
+        for i, (x1, y1, x2, y2) in enumerate(columns["boxes"]):
+            row = {"id": len(rows) + 1, "image_id": image_id, "category_id": columns["labels"][i]}
+            row |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)}
+            row["iscrowd"] = int("iscrowd" in columns and columns["iscrowd"][i] != 0)
+            rows.append(row | ({"score": columns["scores"][i]} if "scores" in columns else {}))
+    return rows
 
 
 def refuse_crowds(targets: Sequence[Target]) -> None:

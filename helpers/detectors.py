@@ -7,32 +7,20 @@ import torch
 from torch import Tensor
 
 from helpers.augmentation import flip_and_recolour
-from helpers.datasets import checked_targets
+from helpers.datasets import check_images, checked_targets
 from helpers.evaluation import coco_ap
 from helpers.shapes import ShapesDataset
 from helpers.training import batches, progress
 
-Detect = Callable[[Tensor], list[dict[str, Tensor]]]  # (B, 3, H, W) -> one dictionary per image
+Found = list[dict[str, Tensor]]  # one dictionary per image
+Detect = Callable[[Tensor], Found]  # of input (B, 3, H, W)
 
 
 def to_input(images: Tensor, device: torch.device) -> Tensor:
-    """uint8 images (B, 3, H, W) as floats with mean about 0 and spread about 1, on `device`.
-
-    Raises:
-        ValueError: images of another type or shape.
-    """
-    _check_images(images)
+    """uint8 images (B, 3, H, W) as floats with mean about 0 and spread about 1, on `device`."""
+    check_images(images)
     centred = (images.to(device).float() / 255 - 0.5) / 0.25
     return centred.contiguous(memory_format=torch.channels_last)
-
-
-def _check_images(images: Tensor) -> None:
-    if not isinstance(images, Tensor):
-        raise ValueError(f"images must be a torch tensor, got {type(images).__name__}")
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(
-            f"images must be uint8 (B, 3, H, W), got {images.dtype} {tuple(images.shape)}"
-        )
 
 
 def augmented_batches(
@@ -42,9 +30,6 @@ def augmented_batches(
 
     Boxes (M, 4) float32 xyxy and labels (M,) int64 are lists with one tensor per image, on
     `device`. All targets are checked before the first batch.
-
-    Raises:
-        ValueError: a target that cannot be trained on (`helpers.datasets.checked_targets`).
     """
     classes = getattr(dataset, "classes", None)
     targets = checked_targets(dataset.targets, classes and len(classes))
@@ -57,29 +42,20 @@ def augmented_batches(
 
 
 @torch.no_grad()
-def detect_all(
-    detect: Detect, images: Tensor, device: torch.device, batch_size: int = 50
-) -> list[dict[str, Tensor]]:
-    """Detections, on the CPU, for all uint8 images (N, 3, H, W); none for no image.
-
-    Raises:
-        ValueError: a batch size below 1, or `detect` does not answer for each image.
-    """
+def detect_all(detect: Detect, images: Tensor, device: torch.device, batch_size: int = 50) -> Found:
+    """Detections, on the CPU, for all uint8 images (N, 3, H, W); none for no image."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    _check_images(images)
+    check_images(images)
     parts = images.split(batch_size) if len(images) else ()
     found = [d for part in parts for d in detect(to_input(part, device))]
     if len(found) != len(images):
-        raise ValueError(
-            f"detect must return one dictionary per image, {len(images)}, got {len(found)}"
-        )
+        got = f"{len(images)}, got {len(found)}"
+        raise ValueError(f"detect must return one dictionary per image, {got}")
     return [{name: value.cpu() for name, value in detection.items()} for detection in found]
 
 
-def evaluate(
-    detect: Detect, dataset: ShapesDataset, device: torch.device
-) -> tuple[dict[str, float], list[dict[str, Tensor]]]:
+def evaluate(detect: Detect, dataset: ShapesDataset, device: torch.device) -> tuple[dict, Found]:
     """Official COCO AP on all images of `dataset`, and the detections it was computed from."""
     detections = detect_all(detect, dataset.images, device)
     return coco_ap(detections, dataset.targets, len(dataset.classes)), detections
@@ -94,11 +70,7 @@ def now(device: torch.device) -> float:
 
 @torch.no_grad()
 def ms_per_image(detect: Detect, images: Tensor, device: torch.device, rounds: int = 2) -> float:
-    """Milliseconds per image, one at a time as a camera delivers them; the best of `rounds`.
-
-    Raises:
-        ValueError: no images, or no round.
-    """
+    """Milliseconds per image, one at a time as a camera delivers them; the best of `rounds`."""
     if len(images) == 0 or rounds < 1:
         raise ValueError(f"needs images and rounds >= 1, got {len(images)} images, {rounds} rounds")
     means = []

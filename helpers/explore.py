@@ -1,7 +1,6 @@
-"""Sliders for a figure that a notebook has already shown once without them.
+"""Sliders for a figure that a notebook has already shown once, as GitHub and paper show it:
 
-The notebook defines a plain `draw(...)`, calls it (that figure is what GitHub and paper show) and
-then writes `explore(draw, threshold=(0.0, 1.0, 0.05, 0.5))` for whoever runs it live.
+`draw(...)`, and then `explore(draw, threshold=(0.0, 1.0, 0.05, 0.5))` for whoever runs it live.
 """
 
 import inspect
@@ -19,15 +18,12 @@ from matplotlib.figure import Figure
 def explore(draw: Callable[..., Figure], **ranges: Any) -> None:
     """Show `draw(...)` under one control per keyword, redrawn when a control is released.
 
-    Each range is a tuple (min, max, step) or (min, max, step, start) of numbers, which makes a
-    slider (of integers if all are), or a list of options of any kind, which makes a menu. A slider
-    without a start begins in the middle, a menu with its first option. Without ipywidgets one
-    sentence is printed instead. Raises ValueError for a range that is empty or reversed and for a
-    keyword that `draw` does not take; an error of the first drawing is raised as it is.
+    A tuple of numbers (min, max, step[, start]) makes a slider (of integers if all are), which
+    begins in the middle if not told; a list of options of any kind makes a menu. Without ipywidgets
+    one sentence is printed instead. An error of the first drawing is raised as it is.
     """
-    starts = {name: _start(name, values) for name, values in ranges.items()}
     try:
-        inspect.signature(draw).bind(**starts)
+        inspect.signature(draw).bind(**ranges)
     except TypeError as error:
         raise ValueError(f"ranges do not fit the arguments of draw: {error}") from None
     try:
@@ -37,26 +33,29 @@ def explore(draw: Callable[..., Figure], **ranges: Any) -> None:
         return
     from IPython.display import display
 
-    display(_panel(draw, ranges, starts))
+    display(_panel(draw, ranges))
 
 
-def _panel(draw: Callable[..., Figure], ranges: dict[str, Any], starts: dict[str, Any]) -> Any:
+def _panel(draw: Callable[..., Figure], ranges: dict[str, Any]) -> Any:
     import ipywidgets as widgets
 
     controls = {name: _control(name, values) for name, values in ranges.items()}
     menus = {name: options for name, options in ranges.items() if isinstance(options, list)}
+
+    def drawn() -> bytes:
+        values = {name: control.value for name, control in controls.items()}
+        values |= {name: options[controls[name].index] for name, options in menus.items()}
+        return _png(draw(**values))
+
     # A picture, not an Output widget: nothing is printed into the cell, and an error of the first
     # drawing is raised. In its own size: a box would stretch it to the width of the page.
     own_size = widgets.Layout(align_self="flex-start", max_width="100%")
-    picture = widgets.Image(value=_png(draw(**starts)), format="png", layout=own_size)
+    picture = widgets.Image(value=drawn(), format="png", layout=own_size)
     message = widgets.Label()
 
     def redraw(_change: Any) -> None:
-        values = {name: control.value for name, control in controls.items()}
-        values |= {name: options[controls[name].index] for name, options in menus.items()}
         try:
-            picture.value = _png(draw(**values))
-            message.value = ""
+            picture.value, message.value = drawn(), ""
         except Exception as error:  # a callback's error would vanish in the browser's console
             message.value = f"{type(error).__name__}: {error}"
 
@@ -71,37 +70,26 @@ def _control(name: str, values: Any) -> Any:
     look = {"description": name.replace("_", " "), "style": {"description_width": "14em"}}
     look["layout"] = widgets.Layout(width="36em")
     if isinstance(values, list):
+        if not values:
+            raise ValueError(f"{name}: the list of options is empty")
         # Only the words: ipywidgets takes pairs apart and confuses options that are equal.
         return widgets.Dropdown(options=[str(value) for value in values], **look)
     low, high, step, start = _range(name, values)
     look |= {"min": low, "max": high, "step": step, "value": start, "continuous_update": False}
     if isinstance(step, int):
         return widgets.IntSlider(**look)
-    return widgets.FloatSlider(readout_format=f".{_digits(low, step, start)}f", **look)
-
-
-def _digits(*values: float) -> int:
-    """The most digits after the point, of six in all: a seventh may be float32's rounding."""
-    texts = [np.format_float_positional(v, 6, fractional=False, trim="-") for v in values]
-    return max(len(text.partition(".")[2]) for text in texts)
-
-
-def _start(name: str, values: Any) -> Any:
-    """The value that the control begins with; ValueError if `values` is no usable range."""
-    if not isinstance(values, list):
-        return _range(name, values)[3]
-    if not values:
-        raise ValueError(f"{name}: the list of options is empty")
-    return values[0]
+    # The most digits after the point, of six in all: a seventh may be float32's rounding.
+    texts = [np.format_float_positional(v, 6, True, False, "-") for v in (low, step, start)]
+    digits = max(len(text.partition(".")[2]) for text in texts)
+    return widgets.FloatSlider(readout_format=f".{digits}f", **look)
 
 
 def _range(name: str, values: Any) -> tuple[float, float, float, float]:
     """Min, max, step and start, all Python's integers or all its floats."""
     is_tuple = isinstance(values, tuple) and len(values) in (3, 4)
     if not is_tuple or not all(isinstance(v, Real) and not isinstance(v, bool) for v in values):
-        raise ValueError(
-            f"{name} must be numbers (min, max, step[, start]) or a list of options, got {values!r}"
-        )
+        expected = "numbers (min, max, step[, start]) or a list of options"
+        raise ValueError(f"{name} must be {expected}, got {values!r}")
     kind = int if all(isinstance(v, Integral) for v in values) else float
     low, high, step, *start = map(kind, values)
     if not -math.inf < low < high < math.inf:

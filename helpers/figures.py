@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from helpers.plotting import COLOURS, show_image
+from helpers.plotting import COLOURS, draw_boxes, show_image
+from helpers.shapes import CLASSES
 
 Edges = tuple[list[int], list[int]]  # start and end (exclusive) cell of each bin
 
@@ -379,3 +381,118 @@ def _connect(ax: Axes, start: tuple, end: tuple, text: str, style: str) -> None:
         place = ((x1 + x2) / 2 + 0.08, (tail[1] + head[1]) / 2)
         ax.text(*place, text, ha="left", va="center", fontsize=12)
     _arrow(ax, tail, head, "black", style)
+
+
+# ---------------------------------------------------------------- lecture 05
+
+
+def yolo_figure() -> Figure:
+    """YOLO from the image to its boxes, and what teaches it."""
+    parts = {
+        "image": Part("map", size=(3, 128, 128)),
+        "SimpleBackbone": Part("learnt"),
+        "features": Part("map", size=(96, 16, 16)),
+        "head": Part("learnt", added=True),
+        "forms": Part("map", size=(13, 16, 16), added=True),
+        "split_cell": Part("fixed", added=True),
+        "decode_\npredictions": Part("fixed", added=True),
+        "YOLOLoss": Part("fixed", under=("split_cell", 1), added=True, training=True),
+        "encode_target": Part("fixed", under=("head", 1), added=True, training=True),
+    }
+    arrows = {
+        ("image", "SimpleBackbone"): "(3, 128, 128)",
+        ("SimpleBackbone", "features"): "(96, 16, 16)",
+        ("features", "head"): "",
+        ("head", "forms"): "(13, 16, 16)",
+        ("forms", "split_cell"): "",
+        ("split_cell", "decode_\npredictions"): "(16, 16, 2, 8)",
+        ("split_cell", "YOLOLoss"): "(16, 16, 2, 8)",
+        ("encode_target", "YOLOLoss"): "(16, 16, 8)",
+    }
+    return detector_figure(parts, arrows)
+
+
+def grid_figure(image: Tensor, target: Mapping[str, Tensor], cells: int) -> Figure:
+    """Left the objects of an image (3, H, W) with their centres, right the cells that answer."""
+    figure, axes = plt.subplots(1, 2, figsize=(13.5, 6.6), layout="constrained")
+    height, width = image.shape[1:]
+    centres = (target["boxes"][:, :2] + target["boxes"][:, 2:]) / 2  # (M, 2)
+    for ax in axes:
+        show_image(ax, image)
+        draw_boxes(ax, target["boxes"], colours="black", line_style="--")
+        ax.plot(*(centres - 0.5).T, "o", color="white", mec="black", ms=9)
+    for x, y in centres.tolist():
+        column, row = (
+            min(max(int(v), 0), cells - 1) for v in (x * cells / width, y * cells / height)
+        )
+        corner = (column * width / cells - 0.5, row * height / cells - 0.5)
+        size = (width / cells, height / cells)
+        axes[1].add_patch(plt.Rectangle(corner, *size, fc="#F0E442", ec="black", lw=2))
+    for i in range(cells + 1):
+        axes[1].axvline(i * width / cells - 0.5, color="black", lw=0.6)
+        axes[1].axhline(i * height / cells - 0.5, color="black", lw=0.6)
+    axes[0].set_title("objects and their centres")
+    axes[1].set_title(f"{cells} × {cells} cells; filled: must answer")
+    return figure
+
+
+def responsibility_figure(truth: Tensor, boxes: Tensor, iou: Sequence[float]) -> Figure:
+    """One object (4,), centre and size in pixels, and its cell's boxes (B, 4) with their IoU."""
+    look = {"figsize": (13.5, 4.8), "layout": "constrained", "squeeze": False}
+    figure, axes = plt.subplots(1, len(boxes), **look)
+    for i, (ax, box) in enumerate(zip(axes[0], boxes)):
+        best = iou[i] == max(iou)
+        for (x, y, w, h), look in (
+            (truth.tolist(), {"ec": "black", "ls": "--", "lw": 2.5}),
+            (box.tolist(), {"ec": COLOURS[1], "lw": 3.5}),
+        ):
+            ax.add_patch(plt.Rectangle((x - w / 2, y - h / 2), w, h, fill=False, **look))
+        ax.set_title(f"box {i}: IoU {iou[i]:.2f}, {'responsible' if best else 'told to say 0'}")
+        ax.set(xlim=(20, 108), ylim=(96, 24), aspect="equal")
+        ax.axis("off")
+    return figure
+
+
+def class_map_figure(image: Tensor, target: Mapping[str, Tensor], forms: Tensor) -> Figure:
+    """An image (3, H, W), the confidence of its forms (S, S, B, 5 + C), and the class of each cell.
+
+    A cell's class has its colour and letter; the surer it is, the stronger.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(15, 5.4), layout="constrained")
+    height, width = image.shape[1:]
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    show_image(axes[0], image, "the image and its objects")
+    confidence, classes = forms[..., 4].amax(dim=-1), forms[..., 0, 5:]  # (S, S), (S, S, C)
+    axes[1].imshow(confidence.numpy(), cmap="Greys", vmin=0, vmax=1, extent=extent)
+    axes[1].set_title("confidence of each cell")
+    probability, label = classes.max(dim=-1)  # (S, S)
+    colours = np.array([to_rgb(c) for c in COLOURS[: classes.shape[-1]]])
+    strength = ((probability - 1 / classes.shape[-1]) / (1 - 1 / classes.shape[-1])).numpy()
+    mixed = 1 - strength[..., None] * (1 - colours[label.numpy()])
+    axes[2].imshow(mixed, extent=extent)
+    axes[2].set_title("class that each cell would name")
+    step_x, step_y = width / forms.shape[1], height / forms.shape[0]
+    for row, column in np.ndindex(label.shape[0], label.shape[1]):
+        if strength[row, column] > 0.5:
+            letter = CLASSES[label[row, column]][0].upper()
+            place = ((column + 0.5) * step_x - 0.5, (row + 0.5) * step_y - 0.5)
+            axes[2].text(*place, letter, ha="center", va="center", fontsize=12)
+    for ax in axes:
+        draw_boxes(ax, target["boxes"], colours="black", line_style="--")
+        ax.set(xticks=[], yticks=[])
+        ax.grid(False)
+    return figure
+
+
+def specialists_figure(sizes: Tensor, answering: Tensor) -> Figure:
+    """Width against height of objects (M, 2), one panel for each box that answers (M,) for them."""
+    count = int(answering.max()) + 1
+    look = {"figsize": (13.5, 5.6), "layout": "constrained", "squeeze": False}
+    figure, axes = plt.subplots(1, count, sharex=True, sharey=True, **look)
+    for i, ax in enumerate(axes[0]):
+        dots = {"marker": "os^v"[i % 4], "color": COLOURS[i % 7], "ms": 5, "alpha": 0.5}
+        ax.plot(*sizes[answering == i].T.numpy(), ls="", **dots)
+        ax.axline((0, 0), slope=1, color="black", lw=1)
+        ax.set(xlabel="width, pixels", title=f"objects of box {i}", aspect="equal")
+    axes[0, 0].set_ylabel("height, pixels")
+    return figure

@@ -1,15 +1,10 @@
-"""The lecture notebooks as code: find them, read them, load their definitions.
-
-A code cell is named by its number among the code cells, the one that Jupyter shows beside it.
-"""
+"""The lecture notebooks as code: find them, read them, load their definitions."""
 
 import ast
-import builtins
 import linecache
 import re
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
@@ -33,10 +28,7 @@ def notebooks(folder: Path = FOLDER) -> list[Path]:
 
 
 def find(name: str | Path) -> Path:
-    """The notebook given by a path, a name ("05_yolo") or a number ("05").
-
-    Raises ValueError naming the choices if there is none.
-    """
+    """The notebook given by a path, a name ("05_yolo") or a number ("05")."""
     path = Path(name)
     if path.suffix == ".ipynb" and path.is_file():
         return path.resolve()
@@ -48,7 +40,7 @@ def find(name: str | Path) -> Path:
 
 
 def read(path: Path) -> NotebookNode:
-    """The notebook at `path`, as it is. Raises ValueError if the file is no notebook."""
+    """The notebook at `path`, as it is."""
     data = path.read_bytes()
     try:
         notebook = nbformat.reads(data.decode(), as_version=nbformat.NO_CONVERT)
@@ -63,75 +55,54 @@ def load(name: str | Path) -> ModuleType:
     """A module with a notebook's imports, UPPER_CASE constants, functions and classes.
 
     Nothing else of the notebook is executed: no training, no figure. A constant is left out if its
-    value calls anything but a few cheap functions or uses what was left out. The module is not
-    registered in `sys.modules`. Raises ValueError if there is no such notebook, if a cell is not
-    plain Python, or if a definition does not work without the cells that were left out.
+    value calls anything but a few cheap functions or uses what was left out. A definition that does
+    not work by itself raises ValueError. The module is not registered in `sys.modules`.
     """
     path = find(name)
     module = ModuleType(path.stem)
     module.__file__ = str(path)
-    number = 0
-    for cell in read(path).cells:
-        if cell.cell_type != "code":
-            continue
-        number += 1
-        filename = f"{path.name}[cell {number}]"
-        tree = _parse(cell.source, filename)
+    cells = [cell for cell in read(path).cells if cell.cell_type == "code"]
+    for number, cell in enumerate(cells, 1):
+        filename = f"{path.name}[cell {number}]"  # the number that Jupyter shows beside it
+        try:
+            tree = ast.parse(cell.source, filename)
+        except SyntaxError as error:
+            said = f"(magics and ! lines are not allowed), line {error.lineno}: {error.msg}"
+            raise ValueError(f"{filename} is not plain Python {said}") from None
         # Lets tracebacks and inspect.getsource find the lines; None: there is no file to re-read.
         lines = cell.source.splitlines(keepends=True)
         linecache.cache[filename] = (len(cell.source), None, lines, filename)
         for node in tree.body:
-            if _is_definition(node, vars(module)):
+            if _is_definition(node) or _is_cheap_constant(node):
                 _execute(node, filename, module)
     return module
 
 
-def _parse(source: str, filename: str) -> ast.Module:
-    try:
-        return ast.parse(source, filename)
-    except SyntaxError as error:
-        raise ValueError(
-            f"{filename} is not plain Python (magics and ! lines are not allowed), "
-            f"line {error.lineno}: {error.msg}"
-        ) from None
-
-
-def _is_definition(node: ast.stmt, names: dict[str, Any]) -> bool:
+def _is_definition(node: ast.stmt) -> bool:
     imports = (ast.Import, ast.ImportFrom)
-    if isinstance(node, (*imports, ast.FunctionDef, ast.ClassDef)):
-        return True
     if isinstance(node, ast.Try):  # an optional import
         return all(isinstance(child, imports) for child in node.body)
-    if isinstance(node, ast.Assign):
-        targets = node.targets
-    elif isinstance(node, ast.AnnAssign) and node.value:
-        targets = [node.target]
-    else:
+    return isinstance(node, (*imports, ast.FunctionDef, ast.ClassDef))
+
+
+def _is_cheap_constant(node: ast.stmt) -> bool:
+    if not isinstance(node, (ast.Assign, ast.AnnAssign)) or node.value is None:
         return False
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
     flat = [e for t in targets for e in (t.elts if isinstance(t, ast.Tuple) else [t])]
-    return all(isinstance(e, ast.Name) and e.id.isupper() for e in flat) and _is_safe(
-        node.value, names
-    )
-
-
-def _is_safe(value: ast.expr, names: dict[str, Any]) -> bool:
-    nodes = list(ast.walk(value))
-    own = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    used = {n.id for n in nodes if isinstance(n, ast.Name)} - own
-    calls = [ast.unparse(n.func) for n in nodes if isinstance(n, ast.Call)]
-    effects = (ast.Lambda, ast.Await, ast.Yield, ast.YieldFrom, ast.NamedExpr)
-    return (
-        all(name in names or hasattr(builtins, name) for name in used)
-        and all(call in _SAFE_CALLS or call.startswith("math.") for call in calls)
-        and not any(isinstance(n, effects) for n in nodes)
-    )
+    inside = list(ast.walk(node.value))
+    calls = [ast.unparse(part.func) for part in inside if isinstance(part, ast.Call)]
+    named = all(isinstance(target, ast.Name) and target.id.isupper() for target in flat)
+    safe = all(call in _SAFE_CALLS or call.startswith("math.") for call in calls)
+    return named and safe and not any(isinstance(part, ast.Lambda) for part in inside)
 
 
 def _execute(node: ast.stmt, filename: str, module: ModuleType) -> None:
     try:
         exec(compile(ast.Module([node], []), filename, "exec", dont_inherit=True), vars(module))
     except Exception as error:
-        raise ValueError(
-            f"{filename}, line {node.lineno}, does not load by itself: {type(error).__name__}: "
-            f"{error}. It may use imports, UPPER_CASE constants and other definitions."
-        ) from error
+        if isinstance(error, NameError) and isinstance(node, (ast.Assign, ast.AnnAssign)):
+            return  # its value uses what was left out
+        said = f"{filename}, line {node.lineno}, does not load by itself: {type(error).__name__}"
+        may = "It may use imports, UPPER_CASE constants and other definitions."
+        raise ValueError(f"{said}: {error}. {may}") from error

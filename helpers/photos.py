@@ -26,8 +26,7 @@ def as_rgb(image: np.ndarray | Image.Image, name: str = "image") -> np.ndarray:
     """A copy of `image` as (H, W, 3) uint8 RGB, with transparent parts blended onto white.
 
     A PIL image is turned upright as its EXIF data say and may have any mode but I and F. A NumPy
-    array is grey (H, W) or (H, W, 1), RGB or RGBA, and holds uint8, uint16 (0..65535), bool or
-    floats in 0..1. Raises ValueError for anything else, and for an image without pixels.
+    array is grey (H, W) or (H, W, 1), RGB or RGBA, of uint8, uint16, bool or floats in 0..1.
     """
     if isinstance(image, Image.Image):
         image = _from_pil(image, name)
@@ -36,10 +35,8 @@ def as_rgb(image: np.ndarray | Image.Image, name: str = "image") -> np.ndarray:
     image = np.asarray(image)
     image = image[..., None] if image.ndim == 2 else image
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or 0 in image.shape:
-        raise ValueError(
-            f"{name} must be an image (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) with at least one "
-            f"pixel, got shape {image.shape}"
-        )
+        expected = "an image (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) with at least one pixel"
+        raise ValueError(f"{name} must be {expected}, got shape {image.shape}")
     image = _as_bytes(image, name)
     if image.shape[2] == 4:
         alpha = image[..., 3:] / 255

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib_inline.config import InlineBackend
 from torch import Tensor
 
+from helpers.datasets import checked_objects
 from helpers.photos import as_rgb
 from helpers.shapes import CLASSES
 
@@ -21,8 +22,7 @@ Image = np.ndarray | Tensor | PIL.Image.Image
 
 def use_lecture_style() -> None:
     """Large type, safe colours and PNG figures without version stamps, for the whole notebook."""
-    plt.rc("figure", dpi=80)
-    plt.rc("savefig", dpi=80)
+    plt.rc(("figure", "savefig"), dpi=80)
     plt.rc("font", size=13)
     plt.rc("axes", titlesize=14, grid=True, prop_cycle=plt.cycler(color=COLOURS))
     plt.rc("axes.spines", top=False, right=False)
@@ -34,11 +34,7 @@ def use_lecture_style() -> None:
 
 
 def as_image(image: Image) -> np.ndarray:
-    """`image` as (H, W, 3) uint8 RGB: as `helpers.photos.as_rgb`, and also of tensors.
-
-    The 1, 3 or 4 channels of a tensor are looked for on its first axis and then on its last; those
-    of an array on its last axis, then 1 or 3 on its first. Raises ValueError for what is no image.
-    """
+    """`image` as (H, W, 3) uint8 RGB, as by `as_rgb`; tensors, too, and with channels in front."""
     is_tensor = isinstance(image, Tensor)
     if is_tensor:
         image = image.detach().cpu()
@@ -85,9 +81,8 @@ def draw_boxes(
             ax.add_patch(plt.Rectangle(corner, *size, fill=False, ec=edge, lw=width, ls=line_style))
         if texts is not None and texts[i]:
             label = {"facecolor": colour, "edgecolor": "none", "pad": 1.5, "alpha": 0.9}
-            ax.text(
-                *corner, texts[i], color="white", fontsize=12, va="bottom", bbox=label, clip_on=True
-            )
+            look = {"color": "white", "fontsize": 12, "va": "bottom", "clip_on": True}
+            ax.text(*corner, texts[i], bbox=label, **look)
 
 
 def show_image(ax: Axes, image: Image, title: str = "") -> Axes:
@@ -107,21 +102,15 @@ def show_detections(
     score_threshold: float = 0.5,
     title: str = "",
 ) -> Axes:
-    """An image with ground truth (dashed black) and detections (coloured by class, with scores).
-
-    Raises ValueError for detections without boxes, scores or labels, or with a label of no class.
-    """
+    """An image with ground truth (dashed black) and detections (coloured by class, with scores)."""
     show_image(ax, image, title)
     if target is not None:
         draw_boxes(ax, target["boxes"], colours="black", line_style="--")
     if detection is not None:
-        keys = ["boxes", "scores", "labels"]
-        if not set(keys) <= set(detection):
-            raise ValueError(f"detection must have {keys}, got {sorted(detection)}")
-        keep = detection["scores"] >= score_threshold
-        boxes, scores, labels = (detection[key][keep].tolist() for key in keys)
-        if not all(0 <= c < len(classes) for c in labels):
-            raise ValueError(f"labels must lie in 0..{len(classes) - 1}, got {labels}")
+        keys = ("boxes", "scores", "labels")
+        found = checked_objects(detection, "detection", len(classes), keys)
+        keep = found["scores"] >= score_threshold
+        boxes, scores, labels = (found[key][keep].tolist() for key in keys)
         texts = [f"{classes[c]} {s:.2f}" for c, s in zip(labels, scores)]
         draw_boxes(ax, boxes, texts, [COLOURS[c % 6] for c in labels])
     return ax
@@ -133,9 +122,8 @@ def image_grid(count: int, columns: int = 4, size: float = 3.2) -> tuple[Figure,
         raise ValueError(f"count and columns must be at least 1, got {count} and {columns}")
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(size * columns, size * rows), squeeze=False, layout="constrained"
-    )
+    shape = {"figsize": (size * columns, size * rows), "squeeze": False}
+    figure, axes = plt.subplots(rows, columns, layout="constrained", **shape)
     for ax in axes.flat[count:]:
         ax.axis("off")
     return figure, list(axes.flat[:count])
@@ -151,8 +139,7 @@ def plot_curves(
 ) -> Axes:
     """One line per entry of `curves`, told apart by colour and line style.
 
-    `smooth` averages over that many neighbours (the curve gets shorter by `smooth - 1`). Raises
-    ValueError for what is no curve, `x` of another length than a curve, and `smooth` below 1.
+    `smooth` averages over that many neighbours (the curve gets shorter by `smooth - 1`).
     """
     if smooth < 1:
         raise ValueError(f"smooth must be at least 1, got {smooth}")
@@ -160,9 +147,8 @@ def plot_curves(
         values = _numbers(values, repr(name))[:, 0]
         at = np.arange(len(values)) if x is None else _numbers(x, "x")[:, 0]
         if len(at) != len(values):
-            raise ValueError(
-                f"x must have one entry per value of {name!r}, {len(values)}, got {len(at)}"
-            )
+            got = f"{len(values)}, got {len(at)}"
+            raise ValueError(f"x must have one entry per value of {name!r}, {got}")
         if 1 < smooth <= len(values):
             values = np.convolve(values, np.ones(smooth) / smooth, mode="valid")
             at = at[smooth - 1 :]

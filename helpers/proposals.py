@@ -1,14 +1,8 @@
-"""Class-agnostic boxes made without learning: selective search (OpenCV) and sliding windows.
-
-OpenCV is imported only when it is asked for: where it, a system library of it or its contrib module
-is missing, the reader gets one sentence that says what to do, not a stack trace.
-"""
+"""Class-agnostic boxes made without learning: selective search (OpenCV) and sliding windows."""
 
 import contextlib
 import hashlib
 import io
-import itertools
-import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from helpers.datasets import check_images
 from helpers.records import ROOT, runs_folder, write_atomic
 from helpers.shapes import benchmark
 
@@ -32,11 +27,8 @@ def selective_search_module() -> ModuleType:
 
         return cv2.ximgproc.segmentation
     except AttributeError:
-        missing = "OpenCV's contrib module"
-        cure = (
-            "pip uninstall opencv-python opencv-python-headless, then "
-            "pip install --force-reinstall opencv-contrib-python"
-        )
+        missing, cure = "OpenCV's contrib module", "pip uninstall opencv-python "
+        cure += "opencv-python-headless, then pip install --force-reinstall opencv-contrib-python"
     except ImportError as error:
         missing, cure = f"OpenCV ({error})", "pip install opencv-contrib-python"
         if ".so" in str(error):
@@ -47,15 +39,9 @@ def selective_search_module() -> ModuleType:
 def selective_search(images: Tensor) -> list[Tensor]:
     """Boxes (n, 4) float xyxy of each of `images` (N, 3, H, W) uint8, with lecture 01's settings.
 
-    Each list is sorted, because OpenCV's own order differs from call to call; boxes with a side
-    under 6 pixels are left out. One thread per CPU core. Raises ValueError if `images` is no such
-    tensor, and what `selective_search_module` raises.
+    Each list is sorted, as OpenCV's order differs from call to call; sides are 6 pixels or more.
     """
-    if not isinstance(images, Tensor) or images.dtype != torch.uint8:
-        got = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"images must be a uint8 tensor, got {got}")
-    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
-        raise ValueError(f"images must have shape (N, 3, H, W), got {tuple(images.shape)}")
+    check_images(images)
     segmentation = selective_search_module()
 
     def search(image: np.ndarray) -> Tensor:
@@ -74,21 +60,22 @@ def selective_search(images: Tensor) -> list[Tensor]:
 def benchmark_proposals(split: str, directory: str | Path | None = None) -> list[Tensor]:
     """`selective_search` on the images of `benchmark(split)`, from a file if it was done before.
 
-    The file is `selective_search_<split>.npz` in runs/ (or `directory`), or else the committed one
-    in data/proposals. Its key covers pixels, settings and OpenCV's version; where no file has it,
-    the boxes are computed and kept in runs/.
+    The file lies in runs/ (or `directory`) or data/proposals, and its key covers pixels, settings
+    and OpenCV's version. Where none has it, the boxes are computed (two minutes) and kept in runs/.
     """
     images = benchmark(split).images
     selective_search_module()  # a missing OpenCV is said before a file is looked for
     path = runs_folder(directory) / f"selective_search_{split}.npz"
     key = _key(images)
     for file in (path, COMMITTED / path.name):
-        with contextlib.suppress(Exception):  # no such file, another's, or a damaged one
-            return _read(file, key)
+        # There may be no such file, or a damaged one, or one of other images or settings.
+        with contextlib.suppress(Exception), np.load(file, allow_pickle=False) as kept:
+            if str(kept["key"]) == key:
+                boxes = torch.from_numpy(kept["boxes"]).float()  # (sum of counts, 4)
+                return list(boxes.split(kept["counts"].tolist()))
     boxes = selective_search(images)
-    buffer = io.BytesIO()
-    counts = [len(b) for b in boxes]
-    np.savez_compressed(buffer, key=key, counts=counts, boxes=torch.cat(boxes).short().numpy())
+    buffer, whole = io.BytesIO(), torch.cat(boxes).short().numpy()
+    np.savez_compressed(buffer, key=key, counts=[len(b) for b in boxes], boxes=whole)
     write_atomic(path, buffer.getvalue())
     return boxes
 
@@ -98,14 +85,6 @@ def _key(images: Tensor) -> str:
 
     settings = f"{cv2.__version__} {SCALE} {SIGMA} {MIN_SIDE} {tuple(images.shape)}"
     return hashlib.sha256(settings.encode() + images.numpy().tobytes()).hexdigest()
-
-
-def _read(path: Path, key: str) -> list[Tensor]:
-    with np.load(path, allow_pickle=False) as file:
-        if str(file["key"]) != key:
-            raise ValueError(f"{path} holds the boxes of other images or settings")
-        boxes = torch.from_numpy(file["boxes"]).float()  # (sum of counts, 4)
-        return list(boxes.split(file["counts"].tolist()))
 
 
 def sliding_windows(
@@ -121,13 +100,13 @@ def sliding_windows(
     position; `step` is a share of the window. Windows that do not fit are left out.
     """
     numbers = (height, width, step, *sides, *aspect_ratios)
-    if 0 in (len(sides), len(aspect_ratios)) or not all(0 < n < math.inf for n in numbers):
+    if 0 in (len(sides), len(aspect_ratios)) or not all(0 < n < float("inf") for n in numbers):
+        got = f"{height}, {width}, {sides}, {aspect_ratios} and {step}"
         raise ValueError(
-            f"height, width, sides, aspect_ratios and step must be positive, got {height}, "
-            f"{width}, {sides}, {aspect_ratios} and {step}"
+            f"height, width, sides, aspect_ratios and step must be positive, got {got}"
         )
     windows = []
-    for side, ratio in itertools.product(sides, aspect_ratios):
+    for side, ratio in [(side, ratio) for side in sides for ratio in aspect_ratios]:
         w, h = side / ratio**0.5, side * ratio**0.5
         xs = np.arange(0, width - w + 1e-6, step * w)
         ys = np.arange(0, height - h + 1e-6, step * h)

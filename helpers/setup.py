@@ -17,8 +17,7 @@ def start() -> None:
     """Set up threads and plots and print one line with the versions and the device.
 
     On Colab, and where the set-up cell has fetched the course, missing packages are installed.
-    The number of CPU threads is torch's own or the environment variable LECTURE_THREADS, whichever
-    is less; another value raises ValueError.
+    CPU threads are torch's own number or LECTURE_THREADS, whichever is less.
     """
     if "google.colab" in sys.modules or ROOT.parent == Path.cwd():
         install_missing()
@@ -42,26 +41,18 @@ def start() -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc reuse the memory of large tensors instead of giving it back to the system.
-
-    Otherwise every layer's output is mapped, zeroed page by page and unmapped again, which takes
-    about a third of the time of a convolutional network on a CPU. Other systems are left alone.
-    """
+    """Let glibc reuse the memory of large tensors: to map it anew takes a third of all the time."""
     if platform.libc_ver()[0] != "glibc":
         return
     import ctypes
 
     m_trim_threshold, m_mmap_max = -1, -4  # of malloc.h
-    libc = ctypes.CDLL(None)
-    libc.mallopt(m_mmap_max, 0)
-    libc.mallopt(m_trim_threshold, 2**31 - 1)
+    for parameter, value in ((m_mmap_max, 0), (m_trim_threshold, 2**31 - 1)):
+        ctypes.CDLL(None).mallopt(parameter, value)
 
 
 def install_missing() -> None:
-    """Let pip install what requirements.txt asks for and this Python lacks, never another torch.
-
-    Raises RuntimeError if pip fails.
-    """
+    """Let pip install what requirements.txt asks for and this Python lacks, never another torch."""
     lines = REQUIREMENTS.read_text(encoding="utf-8").split(FOR_MAINTAINERS)[0].splitlines()
     wanted = [_kept(line) for line in lines if line and not line.startswith("#")]
     command = [sys.executable, "-m", "pip", "install", "--quiet", *wanted]

@@ -1,24 +1,21 @@
 """Synthetic data: circles, squares and triangles with exact boxes, and the frozen benchmark.
 
-`benchmark("train")` has 2,000 images, `benchmark("test")` the 300 held-out ones on which every AP
-of the lectures is reported, `benchmark("val")` 300 others on which hyper-parameters are chosen.
-`python -m tools export DIR` writes all three as PNG and COCO JSON for other detectors.
-
-All random numbers come from `numpy.random.RandomState`, whose stream is frozen, and pixels are
-made of integers and plain sums and products, so that every machine draws the same images.
+Every AP of the lectures is reported on the 300 images of `benchmark("test")`, hyper-parameters are
+chosen on those of "val". All random numbers come from `numpy.random.RandomState`, whose stream is
+frozen, and pixels are made of integers, sums and products: every machine draws the same images.
 """
 
 import functools
 import hashlib
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from helpers.datasets import checked_targets
+from helpers.datasets import KEYS, checked_targets, coco_annotations
 
 CLASSES = ("circle", "square", "triangle")
 LECTURE_COLOURS = ((213, 94, 0), (0, 114, 178), (0, 158, 115))  # Okabe-Ito, one per class
@@ -29,8 +26,7 @@ MIN_VISIBLE = 0.5  # share of an object's pixels that later objects leave visibl
 Box = tuple[int, int, int, int]
 
 
-@dataclass(frozen=True)
-class Style:
+class Style(NamedTuple):
     """How images of a style look; sizes in pixels."""
 
     image_size: int
@@ -48,8 +44,7 @@ STYLES = {
 }
 
 
-@dataclass(frozen=True)
-class Scene:
+class Scene(NamedTuple):
     """One image with its exact answer."""
 
     image: np.ndarray  # (H, W, 3) uint8
@@ -59,10 +54,7 @@ class Scene:
 
 
 def shape_mask(label: int, box: Box, image_size: int) -> np.ndarray:
-    """Pixels (H, W) bool whose centres lie in the shape that fills the integer box `xyxy`.
-
-    Raises ValueError for a label of no class and for a box without area.
-    """
+    """Pixels (H, W) bool whose centres lie in the shape that fills the integer box `xyxy`."""
     if not 0 <= label < len(CLASSES):
         raise ValueError(f"label must lie in 0..{len(CLASSES) - 1}, got {label}")
     x1, y1, x2, y2 = box
@@ -116,9 +108,8 @@ def _random_box(rng: np.random.RandomState, style: Style) -> Box:
 
 
 def _iou(a: Box, b: Box) -> float:
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(0, width) * max(0, height)
+    width, height = (max(0, min(a[k + 2], b[k + 2]) - max(a[k], b[k])) for k in (0, 1))
+    shared = width * height
     return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
 
 
@@ -131,8 +122,7 @@ def _place(
         if any(_iou(box, other) > style.max_iou for other in boxes):
             continue
         mask = shape_mask(label, box, style.image_size)
-        covered = mask.copy()
-        hidden = False
+        covered, hidden = mask.copy(), False
         for other in reversed(masks):  # the latest object lies on top
             hidden |= (other & ~covered).sum() < MIN_VISIBLE * other.sum()
             covered |= other
@@ -153,13 +143,7 @@ def _colour(rng: np.random.RandomState, under: np.ndarray) -> np.ndarray:
 def make_scene(
     rng: np.random.RandomState, style: str = "benchmark", objects: int | None = None
 ) -> Scene:
-    """Draw one scene.
-
-    Args:
-        rng: the source of all randomness.
-        style: "lecture" or "benchmark".
-        objects: how many to try to place; by default 1 to the style's maximum.
-    """
+    """Draw one scene and try to place `objects`, by default 1 to the style's maximum."""
     if style not in STYLES:
         raise ValueError(f"style must be one of {sorted(STYLES)}, got {style!r}")
     if objects is not None and objects < 0:
@@ -177,9 +161,8 @@ def make_scene(
         if look.textured:
             colour = _colour(rng, image[mask]) + _noise(rng, (int(mask.sum()), 3))
         image[mask] = colour
-        boxes.append(box)
-        masks.append(mask)
-        labels.append(label)
+        for column, value in ((boxes, box), (masks, mask), (labels, label)):
+            column.append(value)
     return Scene(
         image=image.clip(0, 255).astype(np.uint8),
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
@@ -189,11 +172,10 @@ def make_scene(
 
 
 class ShapesDataset(Dataset):
-    """Images of shapes, made once and kept in memory.
+    """Images of shapes, made once and kept in memory: `dataset[i]` is `(image, target)`.
 
-    `dataset[i]` is `(image, target)`: `image` (3, H, W) uint8 and `target` a dict of `boxes`
-    (M, 4) float32 xyxy pixels and `labels` (M,) int64. Image `i` of a seed and style is always the
-    same, however long the dataset is. `dataset.images` holds all images, (N, 3, H, W) uint8.
+    `image` is (3, H, W) uint8, `target` has `boxes` (M, 4) float32 xyxy pixels and `labels` (M,)
+    int64; `dataset.images` is (N, 3, H, W). Image `i` of a seed and style is always the same.
     """
 
     classes = CLASSES
@@ -227,45 +209,29 @@ class ShapesDataset(Dataset):
     def checksum(self) -> str:
         """SHA-256 of all pixels, boxes and labels."""
         digest = hashlib.sha256(self.images.numpy().tobytes())
-        for target in self.targets:
-            digest.update(target["boxes"].numpy().tobytes())
-            digest.update(target["labels"].numpy().tobytes())
+        for column in [target[key] for target in self.targets for key in KEYS]:
+            digest.update(column.numpy().tobytes())
         return digest.hexdigest()
 
 
 @functools.cache
 def benchmark(split: str) -> ShapesDataset:
-    """The frozen benchmark: split "train", "val" or "test"; the data card is data/README.md.
-
-    Every call returns the same object: copy what you want to change.
-    """
+    """The frozen benchmark's "train", "val" or "test" (data/README.md), always the same object."""
     if split not in SPLITS:
         raise ValueError(f"split must be one of {list(SPLITS)}, got {split!r}")
-    count, seed = SPLITS[split]
-    return ShapesDataset(count, seed)
+    return ShapesDataset(*SPLITS[split])
 
 
 def coco_dict(targets: list[dict[str, Tensor]], image_size: int) -> dict:
-    """COCO ground truth of `targets`; image i has id i and file `0000i.png`, class c has id c + 1.
-
-    Annotation ids start at 1: pycocotools takes id 0 for "not matched". Raises ValueError for a
-    target that nobody could train on (`helpers.datasets.checked_targets`).
-    """
-    images, annotations = [], []
-    for index, target in enumerate(checked_targets(targets, len(CLASSES))):
-        name = f"{index:05d}.png"
-        images.append({"id": index, "file_name": name, "width": image_size, "height": image_size})
-        for (x1, y1, x2, y2), label in zip(target["boxes"].tolist(), target["labels"].tolist()):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": index,
-                    "category_id": label + 1,
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": (x2 - x1) * (y2 - y1),
-                    "iscrowd": 0,
-                }
-            )
-    categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]
-    info = {"description": "Shapes benchmark of the object-detection lectures", "version": "1"}
-    return {"info": info, "images": images, "annotations": annotations, "categories": categories}
+    """COCO ground truth of `targets`; image i has id i and file `0000i.png`, class c id c + 1."""
+    rows = coco_annotations(checked_targets(targets, len(CLASSES)))
+    size = {"width": image_size, "height": image_size}
+    return {
+        "info": {
+            "description": "Shapes benchmark of the object-detection lectures",
+            "version": "1",
+        },
+        "images": [{"id": i, "file_name": f"{i:05d}.png"} | size for i in range(len(targets))],
+        "annotations": [row | {"category_id": row["category_id"] + 1} for row in rows],
+        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)],
+    }

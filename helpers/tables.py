@@ -14,10 +14,7 @@ _CLAIMS_HEADER = ("The lecture says", "The paper says", "We measured")
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Markdown:
-    """A table as IPython Markdown; as the last line of a cell it is shown.
-
-    Raises ValueError if a row has another number of cells than the header.
-    """
+    """A table as IPython Markdown; as the last line of a cell it is shown."""
     for i, row in enumerate(rows):
         if len(row) != len(header):
             raise ValueError(f"row {i} must have {len(header)} cells, got {len(row)}: {list(row)}")
@@ -31,10 +28,7 @@ def _cell(value: object) -> str:
 
 
 def ap_table(runs: Mapping[str, Mapping[str, float]], first: str = "") -> Markdown:
-    """One row of AP values per named run, as `helpers.evaluation.coco_ap` returns them.
-
-    Raises ValueError if a run lacks one of the six values.
-    """
+    """One row of AP values per named run, as `helpers.evaluation.coco_ap` returns them."""
     for name, ap in runs.items():
         missing = [key for key in METRICS if key not in ap]
         if missing:
@@ -59,15 +53,8 @@ def experiment_table(
 
     Beyond the seeds: Welch's t-test over the seeds gives p < 0.05. Beyond the images: the middle
     95 % of the difference over resampled held-out sets (paired, lecture 09) leave out 0.
-
-    Raises ValueError for a lecture without a readable record or a variant that it lacks.
     """
-    rows, problems = read_records(folder, [lecture])
-    if problems:
-        raise ValueError(f"{folder.name}/{problems[0]}")
-    groups: dict[str, list] = {}
-    for row in rows:
-        groups.setdefault(row["variant"], []).append(row)
+    groups = _recorded(lecture, folder)
     names = list(variants or groups)
     missing = [name for name in names if name not in groups]
     if missing:
@@ -76,14 +63,27 @@ def experiment_table(
     return markdown_table(header, [_experiment_row(name, groups, names[0]) for name in names])
 
 
+def recorded_ap(lecture: str, folder: Path = EXPERIMENTS) -> dict[str, float]:
+    """The mean AP over seeds of every variant of a recorded experiment."""
+    groups = _recorded(lecture, folder)
+    return {name: mean(row["AP"] for row in rows) for name, rows in groups.items()}
+
+
+def _recorded(lecture: str, folder: Path) -> dict[str, list]:
+    rows, problems = read_records(folder, [lecture])
+    if problems:
+        raise ValueError(f"{folder.name}/{problems[0]}")
+    names = dict.fromkeys(row["variant"] for row in rows)
+    return {name: [row for row in rows if row["variant"] == name] for name in names}
+
+
 def _experiment_row(name: str, groups: Mapping[str, list], first: str) -> list[str]:
     """Means of one variant, and its difference from the variant `first`."""
     own, base = groups[name], groups[first]
     ap = [row["AP"] for row in own]
     spread = f" ± {stdev(ap):.3f}" if len(ap) > 1 else ""
-    cells = [name, f"{mean(ap):.3f}{spread}"]
-    cells += [f"{mean(row[key] for row in own):.3f}" for key in ("AP50", "AP75")]
-    cells.append(str(len(own)))
+    means = [f"{mean(row[key] for row in own):.3f}" for key in ("AP50", "AP75")]
+    cells = [name, f"{mean(ap):.3f}{spread}", *means, str(len(own))]
     if name == first:
         return [*cells, "", "", ""]
     others = [row["AP"] for row in base]
@@ -91,8 +91,7 @@ def _experiment_row(name: str, groups: Mapping[str, list], first: str) -> list[s
     draws = [np.mean([row["resampled"] for row in rows], axis=0) for rows in (own, base)]
     low, high = np.percentile(draws[0] - draws[1], [2.5, 97.5])
     by_images = f"{'no' if low <= 0 <= high else 'yes'} ({low:+.3f} to {high:+.3f})"
-    difference = f"{mean(ap) - mean(others):+.3f}"
-    return [*cells, difference, "yes" if by_seeds else "no", by_images]
+    return [*cells, f"{mean(ap) - mean(others):+.3f}", "yes" if by_seeds else "no", by_images]
 
 
 def gathered_claims(notebook: Path) -> list[tuple[str, str, str]]:

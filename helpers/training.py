@@ -3,6 +3,7 @@
 import math
 import os
 import random
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -10,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import torch
 from torch import Tensor
+
+from helpers.records import ROOT
 
 
 def pick_device() -> torch.device:
@@ -43,14 +46,12 @@ def budget(cpu: int, gpu: int | None = None) -> int:
 def batches(count: int, batch_size: int, steps: int, seed: int = 0) -> Iterator[Tensor]:
     """Yield `steps` index tensors (batch_size,) that run through `count` items, epoch by epoch.
 
-    Each epoch is shuffled afresh and drops its incomplete last batch; a batch larger than `count`
-    is cut to `count`.
+    Each epoch is shuffled afresh; its incomplete last batch is dropped, unless it is the only one.
     """
     if count < 1 or batch_size < 1:
         raise ValueError(f"count and batch_size must be at least 1, got {count} and {batch_size}")
     generator = torch.Generator().manual_seed(seed)
-    size = min(batch_size, count)
-    order = torch.empty(0, dtype=torch.long)
+    size, order = min(batch_size, count), torch.empty(0)
     for _ in range(steps):
         if len(order) < size:
             order = torch.randperm(count, generator=generator)
@@ -76,46 +77,28 @@ def progress(items: Iterable, description: str = "", total: int | None = None) -
     """`items` with a text progress bar; quiet where LECTURE_QUIET is set, as tests and runs do."""
     from tqdm import tqdm
 
-    return tqdm(
-        items,
-        desc=description,
-        total=total,
-        file=sys.stdout,
-        disable="LECTURE_QUIET" in os.environ,
-        ncols=80,
-        leave=False,
-    )
+    look = {"file": sys.stdout, "ncols": 80, "leave": False}
+    return tqdm(items, description, total, disable="LECTURE_QUIET" in os.environ, **look)
 
 
-class History:
+class History(dict[str, list[float]]):
     """Numbers by step: `history.add(loss=..., box=...)`; `history["loss"]` is the list so far."""
 
     def __init__(self) -> None:
-        self._columns: dict[str, list[float]] = {}
         self._start = self._last = time.perf_counter()
 
     def add(self, **values: float | Tensor) -> None:
-        """Append one value to each named column.
-
-        Raises:
-            FloatingPointError: a value is NaN or infinite, so that no broken training goes on.
-        """
+        """Append one value to each named column; FloatingPointError if it is NaN or infinite."""
         for name, value in values.items():
-            column = self._columns.setdefault(name, [])
+            column = self.setdefault(name, [])
             number = float(value.detach() if isinstance(value, Tensor) else value)
             if not math.isfinite(number):
-                raise FloatingPointError(
-                    f"{name} is {number} at step {len(column)}: training has diverged"
-                )
+                where = f"at step {len(column)}"
+                raise FloatingPointError(f"{name} is {number} {where}: training has diverged")
             column.append(number)
         self._last = time.perf_counter()
 
-    def __getitem__(self, name: str) -> list[float]:
-        return self._columns[name]
-
-    def columns(self) -> dict[str, list[float]]:
-        """All columns by name."""
-        return dict(self._columns)
+    columns = dict.copy  # all columns by name
 
     @property
     def seconds(self) -> float:
@@ -130,14 +113,10 @@ def fit(
     steps: int,
     learning_rate: float = 0.002,
 ) -> History:
-    """Train `model` on `data`, one step per batch, and leave it in evaluation mode.
+    """Train `model` on `data`, `steps` batches, and leave it in evaluation mode.
 
     The loop of all lectures: AdamW, a warm-up and half a cosine for the learning rate, gradients
-    clipped to length 10.
-
-    Args:
-        losses: makes the parts of the loss, whose sum is minimised, of one batch of `data`.
-        steps: how many batches `data` has.
+    clipped to length 10. `losses` makes of a batch the parts of the loss, whose sum is minimised.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
     schedule = warmup_cosine(optimizer, steps, warmup=min(50, steps // 4))
@@ -153,3 +132,11 @@ def fit(
         history.add(**parts)
     model.eval()
     return history
+
+
+def repeat_experiment(lecture: str, variant: str, seed: int) -> None:
+    """Train one variant of a recorded experiment again and print what came of it."""
+    options = [lecture, "--variants", variant, "--seeds", str(seed), "--again"]
+    command = [sys.executable, "-m", "experiments", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    print(done.stdout or done.stderr, end="")

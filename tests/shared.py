@@ -3,6 +3,7 @@
 import ast
 import copy
 import importlib.util
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -102,6 +103,28 @@ def check_stubs_and_solutions(notebook: Any, checks: dict[str, str]) -> None:
             assert "still to do" in verdict(lambda *_, answer=answer: answer)
         assert "still to do" in verdict(getattr(notebook, exercise))
         assert verdict(getattr(notebook, f"{exercise}_solution")).startswith("✓")
+
+
+# Answers to an exercise that no check may stumble over.
+NONSENSE = ["text", [], {}, object(), -1, math.nan, math.inf, True, (1, 2), (None, 1), ([1], 2)]
+NONSENSE += [torch.zeros(2, 3)]
+
+
+def raising(*_: Any) -> Any:
+    """A function to write that has a mistake."""
+    return [][7]
+
+
+def imported_exercises(path: Path) -> dict[str, list[str]]:
+    """The names (q1, q2, ...) that a notebook takes from each module of helpers.exercises."""
+    found: dict[str, list[str]] = {}
+    for cell in read(path).cells:
+        for node in ast.walk(ast.parse(cell.source)) if cell.cell_type == "code" else ():
+            if isinstance(node, ast.ImportFrom):
+                package, _, module = (node.module or "").rpartition(".")
+                if package == "helpers.exercises":
+                    found.setdefault(module, []).extend(alias.name for alias in node.names)
+    return found
 
 
 WIDE_AND_HIGH = [(96, 160), (160, 96)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers import records
-from tools.adopt import adopt
+from tools.adopt import adopt, adopt_experiment
 
 
 def row(**changes):
@@ -95,3 +95,20 @@ def test_the_first_record_of_a_lecture_is_adopted(folders):
     folders["reference"].rmdir()
     assert adopt("05_yolo", **folders) == ["1 rows of seed 0, 0 older ones kept"]
     assert records.read_records(folders["reference"]) == ([row()], [])
+
+
+def test_an_experiment_renews_the_main_rows_and_keeps_the_others(tmp_path):
+    reference, experiments = tmp_path / "reference", tmp_path / "experiments"
+    with pytest.raises(ValueError, match="05_yolo cannot be adopted: .*missing"):
+        adopt_experiment("05_yolo", experiments, reference)
+    records.write_records("05_yolo", [row(AP=0.1), row(variant="short")], reference)
+    fresh = [row(AP=0.6, resampled=[0.5]), row(seed=1), row(variant="other")]
+    records.write_records("05_yolo", fresh, experiments)
+    adopt_experiment("05_yolo", experiments, reference)
+    rows, _ = records.read_records(reference)
+    assert [(r["AP"], r["variant"], r["seed"]) for r in rows] == [
+        (0.6, "main", 0),
+        (0.5, "main", 1),
+        (0.5, "short", 0),
+    ]
+    assert all(tuple(r) == tuple(records.COLUMNS) for r in rows)

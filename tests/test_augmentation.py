@@ -167,7 +167,7 @@ def test_what_is_no_image_or_no_box_is_named():
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 1, 8, 8), (2, 8, 8, 3), (1, 2, 3, 8, 8)], ids=str)
 def test_images_of_another_shape_are_named(shape):
-    with pytest.raises(ValueError, match=r"^images must have shape \(B, 3, H, W\), got \("):
+    with pytest.raises(ValueError, match=r"^images must be \(B, 3, H, W\), got torch.float32 \("):
         flip_and_recolour(torch.zeros(shape))
 
 

@@ -113,7 +113,7 @@ CASES = {
     "augmentation.flip_and_recolour": {
         "shape": (
             lambda: augmentation.flip_and_recolour(torch.zeros(3, 8, 8)),
-            r"images must have shape \(B, 3, H, W\), got \(3, 8, 8\)",
+            r"images must be \(B, 3, H, W\), got torch.float32 \(3, 8, 8\)",
         ),
         "lengths": (
             lambda: augmentation.flip_and_recolour(IMAGES, [BOX]),
@@ -140,7 +140,6 @@ CASES = {
     "boxes.refuse_rows": {
         "one": (lambda: boxes.refuse_rows(LABEL == 0, LABEL, "no zero"), "no zero, row 0 is 0"),
     },
-    "boxes.box_area": with_boxes(boxes.box_area),
     "boxes.box_iou": with_boxes(boxes.box_iou, BOX, name="a"),
     "boxes.box_giou": with_boxes(boxes.box_giou, BOX, name="a"),
     "boxes.xyxy_to_xywh": with_boxes(boxes.xyxy_to_xywh),
@@ -163,6 +162,20 @@ CASES = {
     },
     "boxes.decode_boxes": with_boxes(boxes.decode_boxes, BOX, name="deltas", ordered=False)
     | {"lengths": (lambda: boxes.decode_boxes(BOX, BOX[:0]), "must have equal lengths, got 1")},
+    "datasets.check_images": {
+        "list": (
+            lambda: datasets.check_images([IMAGES]),
+            "images must be a torch tensor, got list",
+        ),
+        "floats": (
+            lambda: datasets.check_images(IMAGES / 2),
+            "images must be uint8 .* got torch.fl",
+        ),
+        "no pixel": (
+            lambda: datasets.check_images(IMAGES[..., :0], False),
+            r"got .* \(2, 3, 8, 0\)",
+        ),
+    },
     "datasets.checked_targets": {
         "keys": (
             lambda: datasets.checked_targets([TRUTH, {"boxes": BOX}]),
@@ -223,6 +236,22 @@ CASES = {
             "detect must return one dictionary per image, 2, got 1",
         ),
     },
+    "detectors.evaluate": {
+        "too few": (
+            lambda: detectors.evaluate(lambda x: [FOUND], SOME_DATA, CPU),
+            "detect must return one dictionary per image, 2, got 1",
+        ),
+        "keys": (
+            lambda: detectors.evaluate(lambda x: [TRUTH] * 2, SOME_DATA, CPU),
+            r"detections\[0\] must have \['boxes', 'scores', 'labels'\], got",
+        ),
+        "label": (
+            lambda: detectors.evaluate(
+                lambda x: [FOUND | {"labels": LABEL + 3}] * 2, SOME_DATA, CPU
+            ),
+            r"detections\[0\]\['labels'\] must lie in 0..2, got \[3\]",
+        ),
+    },
     "detectors.ms_per_image": {
         "none": (lambda: detectors.ms_per_image(list, IMAGES[:0], CPU), "got 0 images, 2 rounds"),
         "rounds": (lambda: detectors.ms_per_image(list, IMAGES, CPU, 0), "got 2 images, 0 rounds"),
@@ -278,9 +307,6 @@ CASES = {
         "reversed": (lambda: explore.explore(draw, size=(2, 1, 1)), "size: min 2 must be less"),
         "no option": (lambda: explore.explore(draw, size=[]), "size: the list of options is empty"),
         "text": (lambda: explore.explore(draw, size="big"), "size must be .* got 'big'"),
-    },
-    "features.load_pretrained": {
-        "name": (lambda: features.load_pretrained("vgg"), "name must be .* got 'vgg'"),
     },
     "features.PretrainedCNN": {
         "bytes": (
@@ -344,7 +370,7 @@ CASES = {
         ),
         "label": (
             lambda: plotting.show_detections(ax(), IMAGES[0], FOUND | {"labels": tensor([7])}),
-            r"labels must lie in 0..2, got \[7\]",
+            r"detection\['labels'\] must lie in 0..2, got \[7\]",
         ),
     },
     "plotting.image_grid": {
@@ -363,7 +389,7 @@ CASES = {
     "proposals.selective_search": {
         "array": (lambda: proposals.selective_search(IMAGES.numpy()), "images .* got ndarray"),
         "floats": (lambda: proposals.selective_search(IMAGES.float()), "got torch.float32"),
-        "shape": (lambda: proposals.selective_search(IMAGES[0]), r"got \(3, 8, 8\)"),
+        "shape": (lambda: proposals.selective_search(IMAGES[0]), r"got torch.uint8 \(3, 8, 8\)"),
     },
     "proposals.benchmark_proposals": {
         "split": (
@@ -458,6 +484,16 @@ CASES = {
     "tables.claims_table": {
         "cells": (lambda: tables.claims_table([("a", "b")]), "row 0 must have 3 cells, got 2"),
     },
+    "tables.experiment_table": {
+        "none": (
+            lambda: tables.experiment_table("05_yolo", folder=Path("nowhere")),
+            "nowhere/nowhere: no such folder",
+        ),
+        "name": (lambda: tables.experiment_table("a/b"), "notebook must be a name .* got 'a/b'"),
+    },
+    "tables.recorded_ap": {
+        "none": (lambda: tables.recorded_ap("05_yolo", Path("nowhere")), "nowhere: no such folder"),
+    },
     "tables.gathered_claims": {
         "file": (lambda: tables.gathered_claims(Path(__file__)), "is not a notebook"),
     },
@@ -472,6 +508,16 @@ CASES = {
         "count": (lambda: first(training.batches(0, 2, 1)), "at least 1, got 0 and 2"),
         "size": (lambda: first(training.batches(2, 0, 1)), "at least 1, got 2 and 0"),
     },
+    "training.fit": {
+        "steps": (
+            lambda: training.fit(torch.nn.Linear(1, 1), dict, [], 0),
+            "warmup must lie in 0..steps - 1, got 0 and 0 steps",
+        ),
+        "rate": (
+            lambda: training.fit(torch.nn.Linear(1, 1), dict, [], 1, -1.0),
+            "Invalid learning rate: -1.0",
+        ),
+    },
     "training.warmup_cosine": {
         "steps": (lambda: training.warmup_cosine(OPTIMIZER, 0), "warmup must lie in 0..steps - 1"),
         "warm-up": (lambda: training.warmup_cosine(OPTIMIZER, 5, 5), "got 5 and 5 steps"),
@@ -480,11 +526,6 @@ CASES = {
 
 # They raise something else than ValueError for a reason.
 OTHER = {
-    "features.load_pretrained": (
-        lambda: features.load_pretrained("resnet50"),
-        FileNotFoundError,
-        "download=True",
-    ),
     "proposals.selective_search_module": (
         proposals.selective_search_module,
         RuntimeError,
@@ -510,7 +551,9 @@ OTHER = {
 
 # Nothing that a reader hands over could be bad.
 HARMLESS = {
+    "datasets.coco_annotations": "entries that were checked",
     "detectors.now": "a device",
+    "features.load_pretrained": "no argument",
     "exercises.patient": "its very purpose is to survive any answer (test_exercises.py)",
     "lessons.notebooks": "a folder; an empty one has no notebooks",
     "plotting.use_lecture_style": "no argument",
@@ -521,10 +564,11 @@ HARMLESS = {
     "shapes.Scene": "made by make_scene",
     "shapes.Style": "two constants",
     "training.pick_device": "no argument",
+    "training.repeat_experiment": "what the command says of it is printed",
     "training.progress": "any iterable",
 }
-# Diagrams of one lecture each, which compute nothing; they are drawn by the notebooks.
-DIAGRAMS = {f"figures.{name}" for name, _ in inspect.getmembers(figures, inspect.isfunction)}
+# Diagrams, and what they are made of, compute nothing; they are drawn by the notebooks.
+DIAGRAMS = {f"figures.{name}" for name in vars(figures)}
 
 
 def public_names():

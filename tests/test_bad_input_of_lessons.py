@@ -31,8 +31,12 @@ def fast_rcnn_loss(nb, labels, classes=4, deltas=12):
     return nb.FastRCNNLoss(3)(z(2, classes), z(2, deltas), labels, z(2, 4), z(2, 4))
 
 
-def yolo(nb, **options):
-    return nb.YOLODetector(3, 7, 2, nb.SimpleBackbone(NARROW), head=8, **options)
+def yolo(nb):
+    return nb.YOLODetector(grid_size=7, backbone=nb.SimpleBackbone(NARROW), hidden=8)
+
+
+def yolo_loss(nb, forms, targets):
+    return nb.YOLOLoss()(torch.full(forms, 0.5), torch.full(targets, 0.5))
 
 
 def detr(nb):
@@ -143,19 +147,48 @@ CASES = {
     "05_yolo": {
         "one image without its axis": (lambda nb: yolo(nb)(z(3, 64, 64)), "4D input"),
         "grey images": (lambda nb: yolo(nb)(z(1, 1, 64, 64)), "to have 3 channels"),
-        "activation": (lambda nb: yolo(nb, activation="x"), "unknown sizes or activation"),
-        "rule": (lambda nb: nb.YOLOLoss(responsible="x"), "unknown rule: 'x'"),
+        "features of another width": (
+            lambda nb: yolo(nb).head(z(1, 7, 4, 4)),
+            "to have 8 channels, but got 7",
+        ),
+        "a form of another length": (lambda nb: nb.split_cell(z(1, 7, 7, 12), 2, 3), "size"),
         "one target for two images": (
-            lambda nb: nb.YOLOLoss()(z(2, 7, 7, 2, 8), z(1, 7, 7, 2, 8)),
-            r"shapes differ: \(2, 7, 7, 2, 8\), \(1, 7, 7, 2, 8\)",
+            lambda nb: yolo_loss(nb, (2, 7, 7, 2, 8), (1, 7, 7, 8)),
+            r"shape of the mask \[1, 7, 7\]",
         ),
         "another grid": (
-            lambda nb: nb.YOLOLoss()(z(1, 7, 7, 2, 8), z(1, 8, 8, 2, 8)),
-            "shapes differ",
+            lambda nb: yolo_loss(nb, (1, 7, 7, 2, 8), (1, 8, 8, 8)),
+            r"shape of the mask \[1, 8, 8\]",
+        ),
+        "other classes": (
+            lambda nb: yolo_loss(nb, (1, 7, 7, 2, 8), (1, 7, 7, 9)),
+            r"size of tensor a \(3\) must match",
+        ),
+        "forms of one image without its axis": (
+            lambda nb: nb.decode_predictions(z(7, 7, 2, 8), (64, 64)),
+            "too many values to unpack",
         ),
         "index": (lambda nb: nb.SyntheticObjectDataset(2)[5], "index 5 of 2 samples"),
-        **bad_targets(lambda nb, boxes, labels: nb.encode_batch([boxes], [labels], 64, 7)),
-        "three sides": (lambda nb: nb.sides_of((3, 64, 64)), "expanded size"),
+        "label too large": (
+            lambda nb: nb.encode_target(BOXES, LABELS + 5, (64, 64)),
+            "must be smaller than num_classes",
+        ),
+        "negative label": (
+            lambda nb: nb.encode_target(BOXES, LABELS - 1, (64, 64)),
+            "must be non-negative",
+        ),
+        "one label for two": (
+            lambda nb: nb.encode_target(BOXES, LABELS[:1], (64, 64)),
+            "Sizes of tensors must match",
+        ),
+        "boxes of five numbers": (
+            lambda nb: nb.encode_target(z(2, 5), LABELS, (64, 64)),
+            "too many values to unpack",
+        ),
+        "three sides": (
+            lambda nb: nb.encode_target(BOXES, LABELS, (3, 64, 64)),
+            "too many values to unpack",
+        ),
     },
     "06_ssd": {
         "stride": (lambda nb: nb.SSDBackbone(first_stride=4), "must be 8 or 16, got 4"),

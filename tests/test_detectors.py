@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from helpers import detectors
-from helpers.detectors import augmented_batches, detect_all, ms_per_image, now, to_input
+from helpers.detectors import (
+    augmented_batches,
+    detect_all,
+    evaluate,
+    ms_per_image,
+    now,
+    to_input,
+)
+from helpers.evaluation import coco_ap
 from helpers.shapes import ShapesDataset
 
 CPU = torch.device("cpu")
@@ -222,6 +230,47 @@ def test_fifty_images_at_a_time():
     detect = Pretender()
     detect_all(detect, noise(120, 2, 2), CPU)
     assert [len(shown) for shown in detect.shown] == [50, 50, 20]
+
+
+def answers(dataset, shift=0.0, turn=0):
+    """A detector that knows the objects of each image, and moves and renames them."""
+    keys = [to_input(image[None], CPU) for image in dataset.images]
+
+    def detect(images):
+        found = [next(i for i, k in enumerate(keys) if torch.equal(k[0], one)) for one in images]
+        targets = [dataset.targets[i] for i in found]
+        return [
+            {
+                "boxes": t["boxes"] + shift,
+                "scores": torch.linspace(1, 0.5, len(t["labels"])),
+                "labels": (t["labels"] + turn) % 3,
+            }
+            for t in targets
+        ]
+
+    return detect
+
+
+def test_evaluate_gives_the_ap_and_the_detections_that_it_is_of(few_images):
+    ap, found = evaluate(answers(few_images), few_images, CPU)
+    assert ap["AP"] == ap["AP50"] == pytest.approx(1)
+    assert all(torch.equal(f["boxes"], t["boxes"]) for f, t in zip(found, few_images.targets))
+    ap, found = evaluate(answers(few_images, shift=2.0), few_images, CPU)
+    assert ap == pytest.approx(coco_ap(found, few_images.targets), nan_ok=True)
+    assert 0.2 < ap["AP"] < 0.95
+    assert evaluate(answers(few_images, turn=1), few_images, CPU)[0]["AP50"] < 0.1
+
+
+def test_evaluate_keeps_no_graph_and_counts_the_classes_of_the_data():
+    weight = torch.ones(1, requires_grad=True)
+    found = {"boxes": torch.tensor([[1.0, 2, 5, 4]]), "labels": torch.tensor([2])}
+    data = few([GOOD] * 3, classes=("a", "b", "c"))
+    detect = lambda images: [found | {"scores": weight * 0.5}] * len(images)  # noqa: E731
+    ap, detections = evaluate(detect, data, CPU)
+    assert ap["AP"] == pytest.approx(1)
+    assert not any(d["scores"].requires_grad for d in detections)
+    with pytest.raises(ValueError, match=r"must lie in 0..1, got \[2\]"):
+        evaluate(detect, few([GOOD] * 3, classes=("a", "b")), CPU)
 
 
 def test_the_clock_waits_for_a_gpu_only(monkeypatch):

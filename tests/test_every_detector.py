@@ -65,13 +65,22 @@ def on_benchmark(nb, steps, **reading):
     return model, history, detect_all(detect, nb.test_set.images, nb.DEVICE)
 
 
+def yolo(nb, steps):
+    model, history = nb.train_yolo(steps, nb.SEED)
+
+    def detect(images):
+        return nb.decode_predictions(model(images), images.shape[2:], threshold=0.0)
+
+    return model, history, detect_all(detect, nb.test_set.images, nb.DEVICE)
+
+
 every_box = functools.partial(on_benchmark, threshold=0.0)
 DETECTORS = {
     "Fast R-CNN": ("02_fast_rcnn", fast_rcnn),
     "RPN": ("03_faster_rcnn", first_stage),
     "Faster R-CNN": ("03_faster_rcnn", faster_rcnn),
     "RetinaNet": ("04_fpn_retinanet", retinanet),
-    "YOLO": ("05_yolo", every_box),
+    "YOLO": ("05_yolo", yolo),
     "SSD": ("06_ssd", ssd),
     "RetinaNet of 06": ("06_ssd", retinanet_of_06),
     "FCOS": ("07_fcos", every_box),
@@ -236,7 +245,7 @@ def slim_faster_rcnn(nb):
 
 
 def small_yolo(nb):
-    return nb.YOLODetector(3, 16, 2, nb.SimpleBackbone((4, 4, 8, 8)), head=8)
+    return nb.YOLODetector(backbone=nb.SimpleBackbone((4, 4, 8, 8)), hidden=8).eval()
 
 
 def read_as_uint8(nb, images):

@@ -1,18 +1,21 @@
-"""What the exercises of every notebook have in common; what a check says is in test_nbNN.py."""
+"""What the exercises have in common whose checks stand on the page; of each in test_nbNN.py.
+
+Those that come from helpers.exercises are in test_exercises_of_lectures.py.
+"""
 
 import ast
-import math
 import re
 
 import pytest
 import torch
+from shared import NONSENSE, imported_exercises, raising
 
 from helpers import lessons as tool
 from helpers.exercises import patient
 from helpers.records import ROOT
 from tools.check import text_of
 
-PATHS = {path.stem: path for path in tool.notebooks()}
+PATHS = {path.stem: path for path in tool.notebooks() if not imported_exercises(path)}
 
 
 def code_cells(name):
@@ -100,14 +103,6 @@ def test_patient_tells_what_the_answer_ends_in():
     ends = "✗ this answer ends in "
     assert check_sign(lambda x: [][x]) == f"{ends}IndexError: list index out of range{where}"
     assert check_sign(3) == f"{ends}TypeError: 'int' object is not callable"
-
-
-NONSENSE = ["text", [], {}, object(), -1, math.nan, math.inf, True, (1, 2), (None, 1), ([1], 2)]
-NONSENSE += [torch.zeros(2, 3)]
-
-
-def raising(*_):
-    return [][7]
 
 
 def module_of(function):

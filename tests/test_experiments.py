@@ -1,6 +1,8 @@
 """The experiments' runner on a made-up lecture: resumable, nothing lost; resampled AP."""
 
+import ast
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +11,9 @@ import torch
 from experiments import __main__ as command
 from experiments import resampling, runner
 from experiments.outcome import Outcome
-from helpers import records
+from helpers import lessons, records
 from helpers.evaluation import coco_ap
-from helpers.shapes import benchmark
+from helpers.shapes import ShapesDataset, benchmark
 
 
 def answers(seed: int, shift: float = 0.0, share: float = 1.0):
@@ -126,6 +128,132 @@ def test_the_command_line(toy, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stopped:
         command.main(["05", "--seeds", "x"])
     assert stopped.value.code == 2
+
+
+# ---------------------------------------------------------------- the experiments of the lectures
+
+
+EXPERIMENTS = {name: runner.load(name) for name in runner.names()}
+EVERY_EXPERIMENT = pytest.mark.parametrize("module", EXPERIMENTS.values(), ids=EXPERIMENTS)
+VARIANTS = [(name, v) for name, module in EXPERIMENTS.items() for v in module.VARIANTS]
+
+
+@EVERY_EXPERIMENT
+def test_an_experiment_is_that_of_its_lesson(module):
+    assert EXPERIMENTS[module.LECTURE] is module
+    assert module.LECTURE == Path(module.lesson.__file__).stem
+    assert list(module.VARIANTS)[0] == "main"
+    assert [variant for variant, options in module.VARIANTS.items() if not options] == ["main"]
+    assert module.STEPS == module.lesson.CPU_STEPS  # the full length of the lesson's training
+
+
+@EVERY_EXPERIMENT
+def test_the_page_shows_only_variants_that_there_are(module):
+    cells = lessons.read(lessons.find(module.LECTURE)).cells
+    shown = set()
+    for node in ast.walk(ast.parse("\n".join(c.source for c in cells if c.cell_type == "code"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("experiment_table"):
+            shown |= {value.value for value in node.args[1].elts}
+    assert "main" in shown and shown - set(module.VARIANTS) == set()
+
+
+def shorten(module, monkeypatch):
+    """Two steps, six images to train on, three to test on."""
+    monkeypatch.setattr(module, "STEPS", 2)
+    monkeypatch.setattr(module.lesson, "train_set", ShapesDataset(6, seed=3))
+    monkeypatch.setattr(module.lesson, "test_set", ShapesDataset(3, seed=4))
+
+
+def outcome_and_history(module, variant):
+    """What the training of a variant returns, and the columns of its one history."""
+    kept, fit = [], module.lesson.training.fit
+
+    def watched(*arguments, **options):
+        kept.append(fit(*arguments, **options))
+        return kept[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.lesson.training, "fit", watched)
+        outcome = module.train(0, **module.VARIANTS[variant])
+    (history,) = kept
+    return outcome, history.columns()
+
+
+@pytest.mark.parametrize("name, variant", VARIANTS)
+def test_every_variant_trains_and_is_another_one(monkeypatch, name, variant):
+    module = EXPERIMENTS[name]
+    shorten(module, monkeypatch)
+    outcome, columns = outcome_and_history(module, variant)
+    assert all(len(v) == 2 and np.isfinite(v).all() for v in columns.values())
+    assert (outcome.steps, len(outcome.detections)) == (2, 3) and outcome.seconds > 0
+    assert outcome.parameters > 1000 and outcome.ms_per_image > 0
+    for found in outcome.detections:
+        assert all(value.isfinite().all() for value in found.values())
+    assert (columns == outcome_and_history(module, "main")[1]) == (variant == "main")
+
+
+@pytest.fixture
+def yolo():
+    return EXPERIMENTS["05_yolo"]
+
+
+def yolo_forms(cells=4, images=2):
+    """Forms of two boxes each and targets, with an object in about half of the cells."""
+    forms, targets = torch.rand(images, cells, cells, 2, 8), torch.rand(images, cells, cells, 8)
+    targets[..., 4] = (torch.rand(images, cells, cells) < 0.5).float()
+    return forms.requires_grad_(), targets * targets[..., 4:5]
+
+
+def test_always_box_0_trains_box_0_alone(yolo):
+    forms, targets = yolo_forms()
+    has = targets[..., 4] == 1
+    sum(yolo.AlwaysBox0()(forms, targets).values()).backward()
+    assert (forms.grad[has][:, 0, :4] != 0).all() and not forms.grad[..., 1, :4].any()
+    assert not forms.grad[~has][..., :4].any()
+    assert (forms.grad[..., 1, 4] > 0).all()  # box 1 is told to be silent everywhere
+    assert yolo.AlwaysBox0().responsible(torch.zeros(0, 2)).shape == (0, 2)
+
+
+@pytest.mark.parametrize("name, goal", [("ConfidenceOne", 1.0), ("AlwaysBox0ConfidenceOne", 1.0)])
+def test_a_responsible_box_should_be_sure(yolo, name, goal):
+    criterion, (forms, targets) = getattr(yolo, name)(), yolo_forms()
+    has = targets[..., 4] == 1
+    parts = criterion(forms, targets)
+    parts["conf_obj"].backward()
+    pulled = forms.grad[..., 4] != 0
+    assert torch.equal(pulled.sum(dim=-1), has.long())
+    assert parts["conf_obj"].item() == pytest.approx(
+        ((forms[..., 4][pulled] - goal) ** 2).sum().item() / len(forms), rel=1e-4
+    )
+    assert "Box0" not in name or not pulled[..., 1].any()
+
+
+def test_the_linear_network_begins_where_the_sigmoids_do(yolo):
+    images = torch.randn(2, 3, 128, 128)
+    nets = yolo.LinearYOLO().eval(), yolo.lesson.YOLODetector().eval()
+    with torch.no_grad():
+        for net in nets:
+            net.head[-1].weight.zero_()
+        linear, bent = (net(images) for net in nets)
+    torch.testing.assert_close(linear, bent)
+
+
+def test_the_linear_network_is_linear(yolo):
+    net, raw = yolo.LinearYOLO(), 5 * torch.randn(2, 4, 4, 2, 8)
+    forms = net.activate(raw)
+    assert torch.equal(forms[..., [0, 1, 4, 5, 6, 7]], raw[..., [0, 1, 4, 5, 6, 7]])
+    assert torch.equal(forms[..., 2:4], raw[..., 2:4] ** 2)  # its root is what it puts out
+
+
+@pytest.mark.parametrize("cells", [8, 4])
+def test_coarser_grids_have_coarser_forms(yolo, cells):
+    (variant,) = [v for v in yolo.VARIANTS if v.startswith(f"{cells} ")]
+    net = yolo.lesson.YOLODetector(**yolo.VARIANTS[variant]["model"]).eval()
+    images = torch.zeros(2, 3, 128, 128)
+    assert net(images).shape == (2, cells, cells, 2, 8)
+    boxes, labels = [torch.tensor([[60.0, 60, 70, 70]])] * 2, [torch.tensor([1])] * 2
+    _, targets = yolo.lesson.forms_of(net, images, boxes, labels)
+    assert targets.shape == (2, cells, cells, 8) and targets[..., 4].sum() == 2
 
 
 # ---------------------------------------------------------------- resampling

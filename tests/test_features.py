@@ -1,13 +1,11 @@
 """Pretrained features: they are real, frozen, and come without a network."""
 
 import socket
-from pathlib import Path
 
 import pytest
 import torch
-import torchvision
 
-from helpers.features import PretrainedCNN, load_pretrained
+from helpers.features import load_pretrained
 from helpers.photos import photo
 
 CATS = {"tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat"}
@@ -25,15 +23,6 @@ def no_network(monkeypatch):
 @pytest.fixture(scope="module")
 def lite0():
     return load_pretrained()
-
-
-@pytest.fixture
-def empty_hub(tmp_path):
-    """torch's cache in an empty directory."""
-    before = torch.hub.get_dir()
-    torch.hub.set_dir(str(tmp_path))
-    yield tmp_path
-    torch.hub.set_dir(before)
 
 
 @pytest.mark.parametrize("size", [(224, 224), (50, 50), (160, 200), (32, 33)])
@@ -107,7 +96,7 @@ def test_weights_are_loaded_without_pickled_code(monkeypatch):
         return load(*args, **kwargs)
 
     monkeypatch.setattr(torch, "load", record)
-    load_pretrained("efficientnet-lite0")
+    load_pretrained()
     assert [call["weights_only"] for call in calls] == [True]
 
 
@@ -115,50 +104,6 @@ def test_categories_are_imagenets(lite0):
     categories = lite0.categories
     assert len(categories) == 1000
     assert (categories[0], categories[281], categories[999]) == ("tench", "tabby", "toilet tissue")
-
-
-def test_resnet50_absent_says_what_to_do(empty_hub):
-    with pytest.raises(FileNotFoundError, match="ResNet-50 weights") as error:
-        load_pretrained("resnet50")
-    message = str(error.value)
-    assert str(empty_hub) in message
-    assert "download=True" in message and "'efficientnet-lite0' needs no download" in message
-    assert list(empty_hub.iterdir()) == []
-
-
-def test_resnet50_is_fetched_only_on_request_and_loaded_safely(empty_hub, monkeypatch):
-    fetched = []
-
-    def fetch(url, path, hash_prefix, progress=True):
-        fetched.append((url, hash_prefix))
-        torch.save(torchvision.models.resnet50().state_dict(), path)
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
-    net = load_pretrained("resnet50", download=True)
-    ((url, digest),) = fetched
-    assert url.startswith("https://download.pytorch.org/") and digest == "11ad3fa6"
-    assert isinstance(net, PretrainedCNN)
-    assert (net.mean, net.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert net(torch.zeros(1, 3, 64, 64)).shape == (1, 2048) and net.dim == 2048
-    again = load_pretrained("resnet50")  # now it is here
-    assert len(fetched) == 1
-    assert torch.equal(net.classifier.weight, again.classifier.weight)
-
-    class Code:
-        def __reduce__(self):
-            return (Path.touch, (empty_hub / "executed",))
-
-    (path,) = (empty_hub / "checkpoints").iterdir()
-    torch.save(Code(), path)
-    with pytest.raises(Exception, match="(?i)weights.only"):
-        load_pretrained("resnet50")
-    assert not (empty_hub / "executed").exists()
-
-
-def test_an_unknown_network_is_named():
-    message = "name must be 'efficientnet-lite0' or 'resnet50', got 'vgg'"
-    with pytest.raises(ValueError, match=message):
-        load_pretrained("vgg")
 
 
 @pytest.mark.parametrize(

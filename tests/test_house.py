@@ -21,6 +21,27 @@ ARROWS = {
 }
 OURS = {*ARROWS, "tests"}
 MOST_LINES = 1500  # of helpers/, without what draws diagrams and knows answers
+# Modules, functions and constants of helpers/ that nothing needs but lectures of the first edition,
+# and which of them. A new edition strikes its number; without any, the entry goes, and its code.
+STILL_NEEDED = {
+    "boxes._intersection_and_union": "",  # of box_iou and box_giou
+    "boxes._ratio": "",
+    "boxes.box_giou": "00",
+    "boxes.box_iou": "00 01",
+    "boxes.clip_boxes": "01 02 03 04 06",
+    "boxes.cxcywh_to_xyxy": "00",
+    "boxes.xywh_to_xyxy": "00 01",
+    "boxes.xyxy_to_cxcywh": "00",
+    "boxes.xyxy_to_xywh": "00 01",
+    "evaluation.worst_images": "01 02 03 04 06 07 08",
+    "nms": "00 01 06",
+    "proposals.sliding_windows": "02 03",
+    "records.latest_records": "09",
+    "tables._CLAIMS_HEADER": "",  # of claims_table and gathered_claims
+    "tables._cells": "",
+    "tables.claims_table": "01 02 03 04 06 07 08 09",
+    "tables.gathered_claims": "09",
+}
 
 
 def modules(folder: str) -> dict[str, Path]:
@@ -54,6 +75,52 @@ def imports(source: str, inside: str = "") -> Iterator[str]:
 def imported_by(name: str) -> set[str]:
     package = name if ALL[name].name == "__init__.py" else name.rpartition(".")[0]
     return set(imports(ALL[name].read_text(encoding="utf-8"), package))
+
+
+def from_helpers(source: str) -> set[str]:
+    """What `source` uses of helpers/: "boxes", "boxes.box_iou", "boxes.*" if by getattr."""
+    tree, found, modules_by_name = ast.parse(source), set(), {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias for alias in node.names if alias.name.startswith("helpers.")]
+            modules_by_name |= {a.asname or a.name: a.name.removeprefix("helpers.") for a in names}
+        elif isinstance(node, ast.ImportFrom) and node.module == "helpers":
+            modules_by_name |= {a.asname or a.name: a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and str(node.module).startswith("helpers."):
+            module = node.module.removeprefix("helpers.")
+            found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            value, name = node.value, node.attr
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr":
+            value, name = node.args[0], "*"
+        else:
+            continue
+        if ast.unparse(value) in modules_by_name:
+            found.add(f"{modules_by_name[ast.unparse(value)]}.{name}")
+    return found | set(modules_by_name.values())
+
+
+def taken_apart(path: Path) -> tuple[str, dict[str, str]]:
+    """A module of helpers/ without what STILL_NEEDED lists of it, and that, by its name."""
+    source, listed = path.read_text("utf-8"), {}
+    if path.stem in STILL_NEEDED:
+        return "", {path.stem: source}
+    lines = source.splitlines()
+    for node in ast.parse(source).body:
+        is_constant = isinstance(node, ast.Assign)
+        own = ast.unparse(node.targets[0]) if is_constant else getattr(node, "name", "")
+        name = f"{path.stem}.{own}"
+        if name in STILL_NEEDED:
+            decorators = getattr(node, "decorator_list", [])
+            first = min([node.lineno, *(part.lineno for part in decorators)]) - 1
+            listed[name] = "\n".join(lines[first : node.end_lineno])
+            lines[first : node.end_lineno] = [""] * (node.end_lineno - first)
+    return "\n".join(lines), listed
+
+
+def count_lines(source: str) -> int:
+    return sum(bool(line.strip()) for line in source.splitlines())
 
 
 def folder_of(name: str) -> str:
@@ -115,14 +182,54 @@ def test_every_module_has_its_line(folder):
     assert set(names) == own and len(names) == len(own)
 
 
+THIN = [path for path in sorted((ROOT / "helpers").glob("*.py")) if path.name != "figures.py"]
+
+
 def test_helpers_are_thin():
-    files = [path for path in (ROOT / "helpers").glob("*.py") if path.name != "figures.py"]
-    lines = [line for path in files for line in path.read_text("utf-8").splitlines()]
-    count = sum(bool(line.strip()) for line in lines)
+    count = sum(count_lines(taken_apart(path)[0]) for path in THIN)
     assert count <= MOST_LINES, f"helpers/ has {count} lines: move, share or cut"
 
 
+def test_what_is_still_needed_is_there_and_nothing_else_needs_it():
+    listed = set()
+    for path in THIN:
+        rest, parts = taken_apart(path)
+        names = {node.id for node in ast.walk(ast.parse(rest)) if isinstance(node, ast.Name)}
+        wanted = from_helpers(rest) | {f"{path.stem}.{name}" for name in names}
+        assert wanted & set(STILL_NEEDED) == set(), f"{path.name} itself needs it"
+        listed |= set(parts)
+    assert set(STILL_NEEDED) - listed == set(), "no such name any more"
+    others = [path for name, path in ALL.items() if path not in THIN]
+    needed = set().union(*(from_helpers(path.read_text("utf-8")) for path in others))
+    assert needed & set(STILL_NEEDED) == set(), "not only lectures need it"
+
+
+def test_only_the_lectures_that_are_named_still_need_it():
+    uses = {}
+    for path in notebooks():
+        cells = [cell.source for cell in read(path).cells if cell.cell_type == "code"]
+        uses[path.stem[:2]] = from_helpers("\n".join(cells))
+    for name, lectures in STILL_NEEDED.items():
+        users = {number for number, used in uses.items() if name in used}
+        assert users <= set(lectures.split()), f"{name} is used by {sorted(users)}"
+        whole = f"{name.split('.')[0]}.*"
+        asked = [uses[number] for number in lectures.split()]
+        assert not lectures or any(used & {name, whole} for used in asked), f"delete {name}"
+
+
 # ---------------------------------------------------------------- the test's own means
+
+
+def test_what_is_used_of_helpers_is_seen():
+    source = (
+        "from helpers import boxes as b, nms\nimport helpers.tables\nimport helpers.shapes as s\n"
+    )
+    source += "from helpers.records import ROOT, make_row as row\nb.box_iou(1, boxes.box_giou)\n"
+    source += "getattr(s, 'x')\nhelpers.tables.ap_table\nfrom torchvision import ops\nops.nms\n"
+    assert from_helpers(source) == {
+        *("boxes", "boxes.box_iou", "nms", "tables", "tables.ap_table", "shapes", "shapes.*"),
+        *("records", "records.ROOT", "records.make_row"),
+    }
 
 
 def test_imports_are_seen_wherever_they_stand():

@@ -369,6 +369,20 @@ def committed(name):
     return latest_weights(name, runs=WEIGHTS / "none")
 
 
+def test_yolo_is_built_and_read_as_in_its_lecture(nb, few_images, monkeypatch):
+    lesson = nb.lessons.load("05_yolo")
+    model = lesson.YOLODetector().eval()
+    monkeypatch.setattr(nb, "latest_weights", lambda name: (model.state_dict(), "runs"))
+    detector = nb.YOLO("05_yolo")
+    with torch.no_grad():
+        forms = model(nb.to_input(few_images.images, torch.device("cpu")))
+    dials = {"threshold": 0.1, "iou": 0.3, "top": 7}
+    for reading in ({}, dials, {"threshold": -1.0, "iou": 1.0, "top": 10**6}):
+        found = detector(few_images.images, **reading)
+        torch.testing.assert_close(found, lesson.decode_predictions(forms, (128, 128), **reading))
+    assert [len(d["boxes"]) for d in found] == [2 * 16 * 16] * 4  # every box
+
+
 def test_a_detector_that_cannot_be_had_is_named_and_left_out(nb, monkeypatch, capsys):
     def weights(name):
         if name == "05_yolo":

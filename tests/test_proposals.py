@@ -147,13 +147,16 @@ def test_little_to_search():
 
 
 BAD = {
-    "floats": (torch.zeros(1, 3, 9, 9), "uint8 tensor, got torch.float32"),
-    "an array": (np.zeros((1, 3, 9, 9), np.uint8), "uint8 tensor, got ndarray"),
-    "None": (None, "uint8 tensor, got NoneType"),
-    "one image": (torch.zeros(3, 9, 9, dtype=torch.uint8), r"got \(3, 9, 9\)"),
-    "grey": (torch.zeros(1, 1, 9, 9, dtype=torch.uint8), r"got \(1, 1, 9, 9\)"),
-    "channels last": (torch.zeros(1, 9, 9, 3, dtype=torch.uint8), r"got \(1, 9, 9, 3\)"),
-    "no rows": (torch.zeros(1, 3, 0, 9, dtype=torch.uint8), r"got \(1, 3, 0, 9\)"),
+    "floats": (torch.zeros(1, 3, 9, 9), r"uint8 \(B, 3, H, W\), got torch.float32 \(1, 3, 9, 9\)"),
+    "an array": (np.zeros((1, 3, 9, 9), np.uint8), "a torch tensor, got ndarray"),
+    "None": (None, "a torch tensor, got NoneType"),
+    "one image": (torch.zeros(3, 9, 9, dtype=torch.uint8), r"got torch.uint8 \(3, 9, 9\)"),
+    "grey": (torch.zeros(1, 1, 9, 9, dtype=torch.uint8), r"got torch.uint8 \(1, 1, 9, 9\)"),
+    "channels last": (
+        torch.zeros(1, 9, 9, 3, dtype=torch.uint8),
+        r"got torch.uint8 \(1, 9, 9, 3\)",
+    ),
+    "no rows": (torch.zeros(1, 3, 0, 9, dtype=torch.uint8), r"got torch.uint8 \(1, 3, 0, 9\)"),
 }
 
 

@@ -8,7 +8,7 @@ import sys
 import types
 
 import pytest
-from shared import PATIENCE
+from shared import PATIENCE, imported_exercises
 from toy_notebooks import write
 
 from helpers import lessons as tool
@@ -51,7 +51,8 @@ def test_only_the_solutions_are_missing(edition, name):
     student = tool.read(edition.folder / "notebooks" / name)
     solutions, checks = tagged(course, "solution"), tagged(course, "check")
     kept = [cell for cell in course.cells if cell not in solutions]
-    assert len(kept) == len(student.cells) < len(course.cells)
+    assert len(kept) == len(student.cells)
+    assert bool(solutions) == (not imported_exercises(ROOT / "notebooks" / name))
     for cell, before in zip(student.cells, kept):
         folded = {"jupyter": {"source_hidden": True}} if before in checks else {}
         assert (cell.id, cell.metadata) == (before.id, before.metadata | folded)
@@ -66,9 +67,19 @@ def test_only_the_solutions_are_missing(edition, name):
 def test_exercises_show_that_they_are_still_to_do(edition, name):
     student = tool.read(edition.folder / "notebooks" / name)
     exercises = [cell for cell in tagged(student, "exercise") if cell.cell_type == "code"]
-    assert exercises and tagged(student, "check")
+    on_the_page = not imported_exercises(ROOT / "notebooks" / name)
+    assert exercises and bool(tagged(student, "check")) == on_the_page
     assert all(cell.outputs[-1].text.startswith("… still to do") for cell in exercises)
     assert "solutions are folded" not in "\n".join(text_of(student)).lower()
+
+
+def test_solutions_of_the_second_edition_stay_at_home(edition):
+    """Checks and hints are there; what q1.solution() would print is not."""
+    assert (edition.folder / "helpers" / "exercises" / "yolo.py").exists()
+    assert not list(edition.folder.rglob("solutions"))
+    code = "from helpers.exercises.yolo import q1; q1.check(...); q1.solution()"
+    said = python(edition.folder, "-c", code).stdout.splitlines()
+    assert said == ["… still to do", "This edition of the course leaves the solutions out."]
 
 
 def test_it_keeps_the_rules_by_its_own_means(edition):

@@ -14,6 +14,7 @@ from helpers.training import (
     History,
     batches,
     budget,
+    fit,
     pick_device,
     progress,
     seed_everything,
@@ -206,3 +207,74 @@ def test_an_unknown_column_is_an_error_and_adds_none():
     with pytest.raises(KeyError, match="los"):
         history["los"]
     assert list(history.columns()) == ["loss"]
+
+
+# ---------------------------------------------------------------- fit
+
+
+class Line(torch.nn.Module):
+    """A straight line with dropout, so that its mode is seen; it notes the modes of its calls."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.weights, self.drop, self.modes = torch.nn.Linear(2, 1), torch.nn.Dropout(0.1), []
+
+    def forward(self, x):
+        self.modes.append(self.training)
+        return self.weights(self.drop(x))[:, 0]
+
+    def losses(self, x, y):
+        error = self(x) - y
+        return {"square": error.square().mean(), "slope": 0.1 * self.weights.weight.abs().sum()}
+
+
+def pairs(steps, scale=1.0):
+    generator = torch.Generator().manual_seed(5)
+    for _ in range(steps):
+        x = torch.randn(16, 2, generator=generator)
+        yield x, scale * (x[:, 0] - 2 * x[:, 1] + 1)
+
+
+def test_fit_minimises_the_sum_of_the_parts_and_leaves_evaluation_mode():
+    model = Line().eval()
+    history = fit(model, model.losses, pairs(300), 300, learning_rate=0.05)
+    assert model.modes == [True] * 300 and not any(m.training for m in model.modules())
+    assert list(history.columns()) == ["square", "slope"]
+    assert len(history["square"]) == len(history["slope"]) == 300
+    first, last = (np.mean(history["square"][part]) for part in (slice(20), slice(-20, None)))
+    assert last < first / 5
+    a, b = model.weights.weight[0].tolist()  # drawn a little towards 0 by the slope's part
+    assert 0.7 < a < 1 and -2 < b < -1.7 and model.weights.bias.item() == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 9, 230])
+@pytest.mark.parametrize("scale", [1.0, 1000.0])  # gradients below and above the clipping
+def test_fit_is_the_loop_that_the_lectures_write_by_hand(steps, scale):
+    model = Line()
+    torch.manual_seed(7)
+    history = fit(model, model.losses, pairs(steps, scale), steps, learning_rate=0.01)
+
+    other = Line().train()
+    torch.manual_seed(7)
+    optimizer = torch.optim.AdamW(other.parameters(), lr=0.01, weight_decay=0.01)
+    warmup, losses = min(50, steps // 4), []
+    for step, (x, y) in enumerate(pairs(steps, scale)):
+        done = (step - warmup) / (steps - warmup)
+        rate = (step + 1) / (warmup + 1) if done < 0 else 0.5 * (1 + math.cos(math.pi * done))
+        optimizer.param_groups[0]["lr"] = 0.01 * rate
+        loss = sum(other.losses(x, y).values())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(other.parameters(), 10.0)
+        optimizer.step()
+        losses.append(loss.item())
+    for mine, right in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(mine, right)
+    assert [a + b for a, b in zip(history["square"], history["slope"])] == pytest.approx(losses)
+
+
+def test_fit_stops_where_the_training_diverges():
+    model = Line()
+    with pytest.raises(FloatingPointError, match="square is nan at step 0"):
+        fit(model, model.losses, [(torch.full((1, 2), math.nan), torch.zeros(1))], 1)

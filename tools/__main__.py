@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from helpers.lessons import find, notebooks, read
-from helpers.records import ROOT, write_atomic
+from helpers.records import EXPERIMENTS, ROOT, write_atomic
 from tools import adopt, check, errata, pages, publish, readme, run, slides, student
 from tools.canonical import to_text
 
@@ -57,7 +57,9 @@ def _errata(options: argparse.Namespace) -> int:
 
 def _adopt(options: argparse.Namespace) -> int:
     for path in _lectures(options.lectures):
-        print(f"{path.stem}: {'; '.join(adopt.adopt(path.stem))}")
+        by_experiment = (EXPERIMENTS / f"{path.stem}.json").exists()
+        done = (adopt.adopt_experiment if by_experiment else adopt.adopt)(path.stem)
+        print(f"{path.stem}: {'; '.join(done)}")
     print("now: python -m tools readme")
     return 0
 
@@ -98,7 +100,11 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, str]] = {
     "publish": (_publish, "address", "stamp https://github.com/OWNER/REPOSITORY into the course"),
     "readme": (_readme, "check", "renew the README's table of results from data/reference"),
     "errata": (_errata, "check", "run tests/claims and renew data/errata.md"),
-    "adopt": (_adopt, "lectures+", "renew the committed records and weights from runs/"),
+    "adopt": (
+        _adopt,
+        "lectures+",
+        "renew the committed records and weights from experiments or runs/",
+    ),
     "export": (_export, "folder", "write the benchmark as PNG and COCO JSON into a new folder"),
 }
 

@@ -1,9 +1,10 @@
 """Renew what is committed of the trainings: records in data/reference, weights in data/weights."""
 
 from pathlib import Path
-from typing import Any
 
 from helpers.records import (
+    COLUMNS,
+    EXPERIMENTS,
     RECORDS,
     WEIGHTS,
     load_weights,
@@ -46,12 +47,25 @@ def adopt(
     done = [f"{len(new)} rows of seed {seed}, {len(kept)} older ones kept"]
     write_records(notebook, order, reference)
     if seed == 0 and (runs_folder(runs) / f"{notebook}.pt").is_file():
-        halves = {k: _narrowed(v) for k, v in load_weights(notebook, runs).items()}
-        save_weights(notebook, halves, committed)
+        save_weights(notebook, load_weights(notebook, runs), committed, half=True)
         done.append("weights in half precision")
     return done
 
 
-def _narrowed(value: Any) -> Any:
-    # Vectors (biases, running means and variances) are small, and need their range.
-    return value.half() if value.is_floating_point() and value.ndim > 1 else value
+def adopt_experiment(
+    notebook: str, experiments: str | Path = EXPERIMENTS, reference: str | Path = RECORDS
+) -> list[str]:
+    """Renew the committed record's rows named main from a lecture's experiment; what was done.
+
+    Its weights were committed as they were trained. Raises ValueError if either cannot be read.
+    """
+    fresh, problems = read_records(experiments, [notebook])
+    old, more = read_records(reference, [notebook])
+    problems += [sentence for sentence in more if "left out" in sentence]
+    new = [{key: row[key] for key in COLUMNS} for row in fresh if row["variant"] == "main"]
+    if problems or not new:
+        wrong = "; ".join(problems) or "its experiment has no row named main"
+        raise ValueError(f"{notebook} cannot be adopted: {wrong}")
+    kept = [row for row in old if row["variant"] != "main"]
+    write_records(notebook, new + kept, reference)
+    return [f"{len(new)} rows of its experiment, {len(kept)} older ones kept"]

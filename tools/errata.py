@@ -41,7 +41,16 @@ def examined(folder: Path = CLAIMS) -> list[dict[str, str]]:
     """
     with tempfile.TemporaryDirectory() as place:
         report = Path(place) / "report.xml"
-        options = ["-q", "-n0", "-p", "no:cacheprovider", f"--junitxml={report}", str(folder)]
+        options = [
+            "-q",
+            "-n0",
+            "-p",
+            "no:cacheprovider",
+            "-o",
+            "junit_family=xunit1",
+            f"--junitxml={report}",
+            str(folder),
+        ]
         done = subprocess.run(
             [sys.executable, "-m", "pytest", *options], cwd=ROOT, capture_output=True, text=True
         )

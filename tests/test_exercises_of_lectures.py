@@ -1,0 +1,330 @@
+"""The exercises of helpers.exercises: each page's own, what they answer, and their solutions."""
+
+import ast
+import contextlib
+import functools
+import importlib
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from shared import NONSENSE, imported_exercises, notebook_code, raising
+
+from helpers import lessons, records
+from helpers.detectors import to_input
+from helpers.evaluation import coco_ap
+from helpers.exercises import exercise as frame
+from helpers.exercises import yolo
+from helpers.exercises.exercise import TO_DO, Exercise
+from helpers.shapes import benchmark
+
+FRAME = {"__init__", "exercise"}
+MODULES = sorted(p.stem for p in Path(frame.__file__).parent.glob("*.py") if p.stem not in FRAME)
+PAGES = {
+    module: (path, names)
+    for path in lessons.notebooks()
+    for module, names in imported_exercises(path).items()
+}
+
+
+def exercises_of(module):
+    found = importlib.import_module(f"helpers.exercises.{module}")
+    return {name: q for name, q in vars(found).items() if isinstance(q, Exercise)}
+
+
+EVERY = {f"{module}.{name}": q for module in MODULES for name, q in exercises_of(module).items()}
+EVERY_MODULE = pytest.mark.parametrize("module", MODULES)
+EVERY_EXERCISE = pytest.mark.parametrize("place", EVERY)
+
+
+@pytest.fixture(scope="module")
+def page():
+    """A function from a module's name to the definitions of its page, as a reader has them."""
+    plt.switch_backend("agg")
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def load(module):
+            name = PAGES[module][0].stem
+            return stack.enter_context(notebook_code(name, SEED=0, DEVICE=torch.device("cpu")))
+
+        yield lambda module: dict(vars(load(module)))
+
+
+@pytest.fixture(autouse=True)
+def committed_weights(monkeypatch, tmp_path):
+    """Not those of the last run on this machine."""
+    monkeypatch.setenv("LECTURE_RUNS", str(tmp_path))
+
+
+def section_of(module):
+    """The cells of the page that are tagged as exercises."""
+    cells = lessons.read(PAGES[module][0]).cells
+    return [cell for cell in cells if "exercise" in cell.metadata.get("tags", [])]
+
+
+def checks(cell):
+    """(q1, answer) of each q1.check(answer) in a cell."""
+    calls = [n for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Call)]
+    found = []
+    for call in calls:
+        if isinstance(call.func, ast.Attribute) and call.func.attr == "check":
+            found.append((ast.unparse(call.func.value), *map(ast.unparse, call.args)))
+    return found
+
+
+# ---------------------------------------------------------------- the page
+
+
+def test_every_module_has_one_page():
+    assert sorted(PAGES) == MODULES
+    used = [module for path in lessons.notebooks() for module in imported_exercises(path)]
+    assert len(used) == len(set(used))
+
+
+@EVERY_MODULE
+def test_three_to_five_exercises_each_with_its_task(module):
+    qs, section = exercises_of(module), section_of(module)
+    code = [i for i, cell in enumerate(section) if cell.cell_type == "code"]
+    assert 3 <= len(code) <= 5 and len(section) == 2 * len(code)
+    assert sorted(PAGES[module][1]) == list(qs) == [f"q{i}" for i in range(1, len(code) + 1)]
+    for number, at in enumerate(code, 1):
+        q = qs[f"q{number}"]
+        assert q.place == f"{module}.q{number}"
+        assert checks(section[at]) == [(f"q{number}", q.answer)]
+        task = section[at - 1]
+        assert task.cell_type == "markdown" and f"### {number} " in task.source
+    kinds = re.findall(r"^### \d (\w+)", "\n".join(c.source for c in section), re.MULTILINE)
+    assert kinds.count("Predict") >= 1 and kinds.count("Build") >= 2 and "Move" in kinds
+
+
+@EVERY_MODULE
+def test_the_stubs_of_the_page_are_still_to_do(module, page, capsys):
+    space = page(module) | exercises_of(module)
+    for cell in section_of(module):
+        if cell.cell_type == "code":
+            exec(cell.source, space)
+            assert capsys.readouterr().out == f"{TO_DO}\n"
+
+
+def values_set(code):
+    """What statements set or return, as text in one form: to compare code with code."""
+    kinds = (ast.Assign, ast.Return, ast.AugAssign)
+    nodes = [n for n in ast.walk(ast.parse(code)) if isinstance(n, kinds) and n.value is not None]
+    return {ast.unparse(node.value) for node in nodes}
+
+
+@EVERY_EXERCISE
+def test_no_cell_of_the_page_holds_the_solution(place, page):
+    q, module = EVERY[place], place.split(".")[0]
+    solution = values_set(q.solution_code())
+    for cell in lessons.read(PAGES[module][0]).cells:
+        assert q.solution_code() not in cell.source
+        if cell.cell_type == "code" and solution:
+            assert not solution <= values_set(cell.source), cell.source
+    functions = {n: f for n, f in page(module).items() if callable(f) and hasattr(f, "__code__")}
+    assert functions
+    if "q4" not in place:  # it takes seconds per answer
+        assert [n for n, f in functions.items() if q.verdict(f).startswith("✓")] == []
+
+
+# ---------------------------------------------------------------- solutions, hints, stubs
+
+
+def solved(q, space):
+    exec(q.solution_code(), space)
+    return space[q.answer]
+
+
+@EVERY_EXERCISE
+def test_the_solution_is_right(place, page):
+    q = EVERY[place]
+    assert q.verdict(solved(q, page(place.split(".")[0]))) == f"✓ {q.praise}"
+
+
+@EVERY_MODULE
+def test_solutions_are_named_like_the_exercises(module):
+    text = (frame.SOLUTIONS / f"{module}.py").read_text(encoding="utf-8")
+    assert re.findall(r"^# (q\d+)\b", text, re.MULTILINE) == list(exercises_of(module))
+
+
+@EVERY_EXERCISE
+def test_hints_push_and_do_not_tell(place):
+    q = EVERY[place]
+    assert 1 <= len(q.hints) <= 4 and len(set(q.hints)) == len(q.hints) and q.praise
+    for hint in q.hints:
+        assert hint.strip() == hint and hint[-1] in ".?!"
+        assert not any(value in hint for value in values_set(q.solution_code()))
+
+
+@EVERY_EXERCISE
+def test_the_stub_is_still_to_do(place):
+    for answer in (None, ...):
+        assert EVERY[place].verdict(answer) == TO_DO
+        if asks_for_a_function(place):
+            assert EVERY[place].verdict(lambda *_, answer=answer: answer) == TO_DO
+
+
+def asks_for_a_function(place):
+    module = place.split(".")[0]
+    trees = [ast.parse(c.source) for c in section_of(module) if c.cell_type == "code"]
+    defined = {n.name for tree in trees for n in tree.body if isinstance(n, ast.FunctionDef)}
+    return EVERY[place].answer in defined
+
+
+@EVERY_EXERCISE
+def test_nonsense_gets_a_sentence(place):
+    q, answers = EVERY[place], [*NONSENSE, raising, lambda: 1, int, torch.nn.Linear(2, 2)]
+    if asks_for_a_function(place):
+        answers += [lambda *_, value=value: value for value in NONSENSE]
+        assert "IndexError: list index out of range; call it yourself" in q.verdict(raising)
+    for answer in answers:
+        said = q.verdict(answer)
+        assert said.startswith("✗ ") and "\n" not in said and "NameError" not in said, said
+        assert re.search(r"\w\W*\w", said[2:]) and " at 0x" not in said, said
+
+
+# ---------------------------------------------------------------- what each mistake is answered
+
+NUMBERS = {
+    "the classes belong to the cell, not to each box": 13 * 13 * 3 * 25,
+    "that is one cell": 35,
+    "the grid has 13 × 13 cells": 13 * 35,
+    "each box has a confidence, too": 169 * (3 * 4 + 20),
+    "three boxes per cell, not one": 169 * 25,
+    "Cells × (boxes × 5 + classes)": 7,
+}
+RESPONSIBLE = {  # v: IoU (cells, boxes), has: (cells,)
+    "a cell without an object has no": lambda v, has: F.one_hot(v.argmax(1), 2).bool(),
+    "both boxes cannot be responsible": lambda v, has: has[:, None].expand(-1, 2),
+    "that is always box 0": lambda v, has: torch.stack([has, has & False], 1),
+    "an object that no box overlaps yet": lambda v, has: (
+        (v == v.amax(1, True)) & (v > 0) & has[:, None]
+    ),
+    "of two equally good boxes take one": lambda v, has: (v == v.amax(1, True)) & has[:, None],
+    "you took the worse box": lambda v, has: F.one_hot(v.argmin(1), 2).bool() & has[:, None],
+    "must be of type bool, got int64": lambda v, has: F.one_hot(v.argmax(1), 2) * has[:, None],
+    "must have shape (4, 2), got (4,)": lambda v, has: v.argmax(1),
+    "must have shape (4, 2), got (2, 4)": lambda v, has: (v == v.amax(1, True)).T,
+    "must be a torch tensor, got list": lambda v, has: v.tolist(),
+    "differs in 5 of 8 places, first at [0, 1]": lambda v, has: (
+        torch.zeros(4, 2, dtype=torch.bool) | ~has[:, None]
+    ),
+}
+SPLIT = {
+    "yours are interleaved": lambda out, b: out.unflatten(-1, (-1, b)).transpose(3, 4),
+    "must have shape (2, 3, 3, 2, 8), got (2, 3, 3, 8, 2)": lambda out, b: out.unflatten(
+        -1, (-1, b)
+    ),
+    "must have shape (2, 3, 3, 2, 8), got (2, 3, 3, 16)": lambda out, b: out,
+    "must be a torch tensor, got tuple": lambda out, b: out.chunk(b, -1),
+    "places, first at": lambda out, b: out.unflatten(-1, (b, -1)).transpose(1, 2),
+    "(2, 3, 3, 2, 8), got (2, 3, 3, 1, 16)": lambda out, b: out.unflatten(-1, (b - 1, -1)),
+}
+MISTAKES = {"yolo.q1": NUMBERS, "yolo.q2": RESPONSIBLE, "yolo.q3": SPLIT}
+CASES = [(place, said) for place, mistakes in MISTAKES.items() for said in mistakes]
+
+
+@pytest.mark.parametrize("place, said", CASES)
+def test_a_check_names_the_mistake(place, said):
+    message = EVERY[place].verdict(MISTAKES[place][said])
+    assert message.startswith("✗") and said in message
+
+
+RIGHT = {
+    "yolo.q1": [5915, 5915.0, np.int64(5915), torch.tensor(5915)],
+    "yolo.q2": [
+        lambda v, has: (torch.arange(2) == v.argmax(1)[:, None]) & has[:, None],
+        lambda v, has: torch.stack([v[:, 0] > v[:, 1], v[:, 1] >= v[:, 0]], 1) & has[:, None],
+    ],
+    "yolo.q3": [
+        lambda out, b: out.view(*out.shape[:3], b, -1),
+        lambda out, b: torch.stack(out.chunk(b, -1), -2),
+    ],
+}
+
+
+@pytest.mark.parametrize("place", RIGHT)
+def test_there_is_more_than_one_right_answer(place):
+    q = EVERY[place]
+    assert [q.verdict(answer) for answer in RIGHT[place]] == [f"✓ {q.praise}"] * len(RIGHT[place])
+
+
+@EVERY_MODULE
+def test_every_sentence_of_a_module_is_fed_with_its_mistake(module):
+    """Sentences are the texts that a diagnosis returns or that stand in a table of mistakes."""
+    source = importlib.import_module(f"helpers.exercises.{module}").__file__
+    tree = ast.parse(Path(source).read_text(encoding="utf-8"))
+    nodes = [n for n in ast.walk(tree) if isinstance(n, (ast.Dict, ast.Return))]
+    nodes += [n for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "SLIPS"]
+    sentences = {text for node in nodes for text in texts_in(node) if len(text.split()) > 2}
+    heard = [
+        EVERY[place].verdict(answer)
+        for place, mistakes in MISTAKES.items()
+        if place.startswith(f"{module}.")
+        for answer in mistakes.values()
+    ]
+    assert len(sentences) > 6
+    assert [text for text in sentences if not any(text in said for said in heard)] == []
+
+
+def texts_in(node):
+    """The plain texts in a piece of code; those with numbers in them are tested on their own."""
+    inside = list(ast.walk(node))
+    parts = {id(v) for n in inside if isinstance(n, ast.JoinedStr) for v in n.values}
+    return [
+        n.value
+        for n in inside
+        if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in parts
+    ]
+
+
+# ---------------------------------------------------------------- the one that moves the AP
+
+
+def nothing(forms, size):
+    empty = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0).long()}
+    return [empty] * len(forms)
+
+
+def test_no_gain_is_told_in_numbers(page):
+    decode = page("yolo")["decode_predictions"]
+    found = {}
+    for name, answer in (("page", decode), ("nothing", nothing)):
+        said = EVERY["yolo.q4"].verdict(answer)
+        numbers = re.fullmatch(r"✗ AP (.+); decode_predictions has (.+), (.+) is wanted", said)
+        assert numbers, said
+        found[name] = list(map(float, numbers.groups()))
+    (after, before, wanted), (none, *_) = found["page"], found["nothing"]
+    assert after == before > 0.5 and wanted == pytest.approx(before + yolo.GAIN, abs=1e-3)
+    assert none == 0
+
+
+def test_the_page_names_the_gain_that_is_wanted():
+    tasks = [cell.source for cell in section_of("yolo") if cell.cell_type == "markdown"]
+    assert f" {yolo.GAIN:g} " in tasks[3]
+
+
+def test_the_gain_is_that_of_the_official_ap(page):
+    """The check's numbers, by another way: the network and the images, without the check."""
+    space = page("yolo")
+    model = space["YOLODetector"]()
+    model.load_state_dict(records.latest_weights("05_yolo")[0])
+    images, targets = benchmark("val").images[:100], benchmark("val").targets[:100]
+    with torch.no_grad():
+        forms = model.eval()(to_input(images, torch.device("cpu")))
+    ways = (space["decode_predictions"], solved(EVERY["yolo.q4"], space))
+    before, after = (coco_ap(way(forms, (128, 128)), targets)["AP"] for way in ways)
+    assert after >= before + yolo.GAIN
+
+
+def test_weights_for_the_exercise_are_those_of_the_page(page):
+    model = page("yolo")["YOLODetector"]()
+    weights, _ = records.latest_weights("05_yolo")
+    assert {k: v.shape for k, v in weights.items()} == {
+        k: v.shape for k, v in model.state_dict().items()
+    }
