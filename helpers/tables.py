@@ -80,18 +80,19 @@ def _recorded(lecture: str, folder: Path) -> dict[str, list]:
 def _experiment_row(name: str, groups: Mapping[str, list], first: str) -> list[str]:
     """Means of one variant, and its difference from the variant `first`."""
     own, base = groups[name], groups[first]
-    ap = [row["AP"] for row in own]
+    ap, others = ([row["AP"] for row in rows] for rows in (own, base))
     spread = f" ± {stdev(ap):.3f}" if len(ap) > 1 else ""
     means = [f"{mean(row[key] for row in own):.3f}" for key in ("AP50", "AP75")]
     cells = [name, f"{mean(ap):.3f}{spread}", *means, str(len(own))]
     if name == first:
         return [*cells, "", "", ""]
-    others = [row["AP"] for row in base]
-    by_seeds = len(ap) > 1 < len(others) and ttest_ind(ap, others, equal_var=False).pvalue < 0.05
+    few = min(len(ap), len(others)) < 2  # a single training has no spread to be beyond
+    by_seeds = few or ttest_ind(ap, others, equal_var=False).pvalue < 0.05
     draws = [np.mean([row["resampled"] for row in rows], axis=0) for rows in (own, base)]
     low, high = np.percentile(draws[0] - draws[1], [2.5, 97.5])
     by_images = f"{'no' if low <= 0 <= high else 'yes'} ({low:+.3f} to {high:+.3f})"
-    return [*cells, f"{mean(ap) - mean(others):+.3f}", "yes" if by_seeds else "no", by_images]
+    said = "–" if few else "yes" if by_seeds else "no"
+    return [*cells, f"{mean(ap) - mean(others):+.3f}", said, by_images]
 
 
 def gathered_claims(notebook: Path) -> list[tuple[str, str, str]]:

@@ -136,7 +136,6 @@ def fit(
 
 def repeat_experiment(lecture: str, variant: str, seed: int) -> None:
     """Train one variant of a recorded experiment again and print what came of it."""
-    options = [lecture, "--variants", variant, "--seeds", str(seed), "--again"]
-    command = [sys.executable, "-m", "experiments", *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    words = ["-m", "experiments", lecture, "--variants", variant, "--seeds", str(seed), "--again"]
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
     print(done.stdout or done.stderr, end="")

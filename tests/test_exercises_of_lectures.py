@@ -11,7 +11,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from shared import NONSENSE, imported_exercises, notebook_code, raising
 
 from helpers import lessons, records
@@ -198,22 +197,22 @@ NUMBERS = {
     "three boxes per cell, not one": 169 * 25,
     "Cells × (boxes × 5 + classes)": 7,
 }
-RESPONSIBLE = {  # v: IoU (cells, boxes), has: (cells,)
-    "a cell without an object has no": lambda v, has: F.one_hot(v.argmax(1), 2).bool(),
-    "both boxes cannot be responsible": lambda v, has: has[:, None].expand(-1, 2),
-    "that is always box 0": lambda v, has: torch.stack([has, has & False], 1),
-    "an object that no box overlaps yet": lambda v, has: (
-        (v == v.amax(1, True)) & (v > 0) & has[:, None]
-    ),
-    "of two equally good boxes take one": lambda v, has: (v == v.amax(1, True)) & has[:, None],
-    "you took the worse box": lambda v, has: F.one_hot(v.argmin(1), 2).bool() & has[:, None],
-    "must be of type bool, got int64": lambda v, has: F.one_hot(v.argmax(1), 2) * has[:, None],
-    "must have shape (4, 2), got (4,)": lambda v, has: v.argmax(1),
-    "must have shape (4, 2), got (2, 4)": lambda v, has: (v == v.amax(1, True)).T,
-    "must be a torch tensor, got list": lambda v, has: v.tolist(),
-    "differs in 5 of 8 places, first at [0, 1]": lambda v, has: (
-        torch.zeros(4, 2, dtype=torch.bool) | ~has[:, None]
-    ),
+
+
+def overlaps(sizes, anchors):
+    """Shared area and IoU (N, K) of boxes with the same centre."""
+    shared = torch.minimum(sizes[:, None], anchors).prod(dim=-1)
+    return shared, shared / (sizes.prod(-1)[:, None] + anchors.prod(-1) - shared)
+
+
+ANCHORS = {  # s: sizes (N, 2), a: anchors (K, 2)
+    "that is the worst anchor": lambda s, a: overlaps(s, a)[1].argmin(1),
+    "the largest shared area is not the best IoU": lambda s, a: overlaps(s, a)[0].argmax(1),
+    "near in pixels is not near in IoU": lambda s, a: torch.cdist(s, a).argmin(1),
+    "must have shape (5,), got (5, 4)": lambda s, a: overlaps(s, a)[1],
+    "must have shape (5,), got (4,)": lambda s, a: overlaps(s, a)[1].argmax(0),
+    "must be a torch tensor, got list": lambda s, a: overlaps(s, a)[1].argmax(1).tolist(),
+    "places, first at": lambda s, a: torch.full((len(s),), 3),
 }
 SPLIT = {
     "yours are interleaved": lambda out, b: out.unflatten(-1, (-1, b)).transpose(3, 4),
@@ -225,7 +224,7 @@ SPLIT = {
     "places, first at": lambda out, b: out.unflatten(-1, (b, -1)).transpose(1, 2),
     "(2, 3, 3, 2, 8), got (2, 3, 3, 1, 16)": lambda out, b: out.unflatten(-1, (b - 1, -1)),
 }
-MISTAKES = {"yolo.q1": NUMBERS, "yolo.q2": RESPONSIBLE, "yolo.q3": SPLIT}
+MISTAKES = {"yolo.q1": NUMBERS, "yolo.q2": ANCHORS, "yolo.q3": SPLIT}
 CASES = [(place, said) for place, mistakes in MISTAKES.items() for said in mistakes]
 
 
@@ -238,8 +237,9 @@ def test_a_check_names_the_mistake(place, said):
 RIGHT = {
     "yolo.q1": [5915, 5915.0, np.int64(5915), torch.tensor(5915)],
     "yolo.q2": [
-        lambda v, has: (torch.arange(2) == v.argmax(1)[:, None]) & has[:, None],
-        lambda v, has: torch.stack([v[:, 0] > v[:, 1], v[:, 1] >= v[:, 0]], 1) & has[:, None],
+        lambda s, a: overlaps(s, a)[1].argmax(1),
+        lambda s, a: overlaps(s, a)[1].max(dim=1).indices,
+        lambda s, a: torch.stack([overlaps(row[None], a)[1][0].argmax() for row in s]),
     ],
     "yolo.q3": [
         lambda out, b: out.view(*out.shape[:3], b, -1),
@@ -260,7 +260,6 @@ def test_every_sentence_of_a_module_is_fed_with_its_mistake(module):
     source = importlib.import_module(f"helpers.exercises.{module}").__file__
     tree = ast.parse(Path(source).read_text(encoding="utf-8"))
     nodes = [n for n in ast.walk(tree) if isinstance(n, (ast.Dict, ast.Return))]
-    nodes += [n for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "SLIPS"]
     sentences = {text for node in nodes for text in texts_in(node) if len(text.split()) > 2}
     heard = [
         EVERY[place].verdict(answer)

@@ -231,13 +231,15 @@ def test_errata_are_written_once_and_checked(tmp_path, capsys, monkeypatch):
 
 def test_adopt(capsys, monkeypatch):
     monkeypatch.setattr(command.adopt, "adopt", lambda name: [f"rows of {name}", "weights"])
-    assert command.main(["adopt", "05"]) == 0
-    said = capsys.readouterr().out
-    assert said == "05_yolo: rows of 05_yolo; weights\nnow: python -m tools readme\n"
+    monkeypatch.setattr(command.adopt, "adopt_experiment", lambda name: [f"main rows of {name}"])
+    assert command.main(["adopt", "05", "06"]) == 0  # 05 has an experiment
+    said = capsys.readouterr().out.splitlines()
+    assert said[:2] == ["05_yolo: main rows of 05_yolo", "06_ssd: rows of 06_ssd; weights"]
+    assert said[2] == "now: python -m tools readme"
 
 
 def test_export(tmp_path, capsys, monkeypatch):
     done = []
-    monkeypatch.setattr(command.export, "export", done.append)
+    monkeypatch.setattr("tools.export.export", done.append)
     assert command.main(["export", str(tmp_path)]) == 0
     assert done == [str(tmp_path)] and capsys.readouterr().out.endswith(f"is in {tmp_path}\n")
