@@ -438,7 +438,7 @@ def grid_figure(image: Tensor, target: Mapping[str, Tensor], cells: int) -> Figu
 
 def responsibility_figure(truth: Tensor, boxes: Tensor, iou: Sequence[float]) -> Figure:
     """One object (4,), centre and size in pixels, and its cell's boxes (B, 4) with their IoU."""
-    look = {"figsize": (13.5, 4.8), "layout": "constrained", "squeeze": False}
+    look = {"figsize": (14.5, 5.0), "layout": "constrained", "squeeze": False}
     figure, axes = plt.subplots(1, len(boxes), **look)
     for i, (ax, box) in enumerate(zip(axes[0], boxes)):
         best = iou[i] == max(iou)
@@ -487,7 +487,7 @@ def class_map_figure(image: Tensor, target: Mapping[str, Tensor], forms: Tensor)
 def specialists_figure(sizes: Tensor, answering: Tensor) -> Figure:
     """Width against height of objects (M, 2), one panel for each box that answers (M,) for them."""
     count = int(answering.max()) + 1
-    look = {"figsize": (13.5, 5.6), "layout": "constrained", "squeeze": False}
+    look = {"figsize": (14.5, 6.4), "layout": "constrained", "squeeze": False}
     figure, axes = plt.subplots(1, count, sharex=True, sharey=True, **look)
     for i, ax in enumerate(axes[0]):
         dots = {"marker": "os^v"[i % 4], "color": COLOURS[i % 7], "ms": 5, "alpha": 0.5}
