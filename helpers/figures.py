@@ -437,20 +437,35 @@ def grid_figure(image: Tensor, target: Mapping[str, Tensor], cells: int) -> Figu
 
 
 def responsibility_figure(truth: Tensor, boxes: Tensor, iou: Sequence[float]) -> Figure:
-    """One object (4,), centre and size in pixels, and its cell's boxes (B, 4) with their IoU."""
-    look = {"figsize": (14.5, 5.0), "layout": "constrained", "squeeze": False}
-    figure, axes = plt.subplots(1, len(boxes), **look)
-    for i, (ax, box) in enumerate(zip(axes[0], boxes)):
-        best = iou[i] == max(iou)
-        for (x, y, w, h), look in (
-            (truth.tolist(), {"ec": "black", "ls": "--", "lw": 2.5}),
-            (box.tolist(), {"ec": COLOURS[1], "lw": 3.5}),
-        ):
-            ax.add_patch(plt.Rectangle((x - w / 2, y - h / 2), w, h, fill=False, **look))
-        ax.set_title(f"box {i}: IoU {iou[i]:.2f}, {'responsible' if best else 'told to say 0'}")
-        ax.set(xlim=(20, 108), ylim=(96, 24), aspect="equal")
-        ax.axis("off")
+    """One object (4,), centre and size in pixels, its cell, and the cell's boxes (2, 4)."""
+    figure, ax = plt.subplots(figsize=(13.5, 5.2), layout="constrained")
+    x, y, *_ = truth.tolist()
+    corner = (x // 8 * 8, y // 8 * 8)  # of the cell
+    ax.add_patch(plt.Rectangle(corner, 8, 8, color=COLOURS[4], alpha=0.6))
+    ax.plot(x, y, "ko", ms=6)
+    _centred(ax, truth, ec="black", ls="--", lw=2.5)
+    for i, (box, value) in enumerate(zip(boxes, iou)):
+        best = value == max(iou)
+        colour = COLOURS[1] if best else "grey"
+        _centred(ax, box, ec=colour, lw=5 if best else 3)
+        says = (
+            "responsible:\nit learns the object" if best else "not responsible:\nit learns to say 0"
+        )
+        side = 1 if best else -1
+        edge = (box[0] + side * box[2] / 2, box[1] + (0 if best else box[3] / 2 - 4))
+        arrow = {"arrowstyle": "-", "color": colour, "lw": 1.5}
+        place = {"xytext": (x + side * 48, edge[1]), "ha": "left" if best else "right"}
+        words = f"box {i}, IoU {value:.2f}, {says}"
+        ax.annotate(words, edge, va="center", fontsize=15, arrowprops=arrow, **place)
+    ax.set(xlim=(x - 104, x + 104), ylim=(y + 32, y - 32), aspect="equal")
+    ax.axis("off")
     return figure
+
+
+def _centred(ax: Axes, box: Tensor, **look) -> None:
+    """The outline of a box (4,), centre and size."""
+    x, y, w, h = box.tolist()
+    ax.add_patch(plt.Rectangle((x - w / 2, y - h / 2), w, h, fill=False, **look))
 
 
 def class_map_figure(image: Tensor, target: Mapping[str, Tensor], forms: Tensor) -> Figure:

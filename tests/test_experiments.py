@@ -247,13 +247,19 @@ def test_the_linear_network_is_linear(yolo):
 
 @pytest.mark.parametrize("cells", [8, 4])
 def test_coarser_grids_have_coarser_forms(yolo, cells):
-    (variant,) = [v for v in yolo.VARIANTS if v.startswith(f"{cells} ")]
-    net = yolo.lesson.YOLODetector(**yolo.VARIANTS[variant]["model"]).eval()
+    net = yolo.lesson.YOLODetector(**yolo.VARIANTS[f"{cells} × {cells} cells"]["model"]).eval()
     images = torch.zeros(2, 3, 128, 128)
     assert net(images).shape == (2, cells, cells, 2, 8)
     boxes, labels = [torch.tensor([[60.0, 60, 70, 70]])] * 2, [torch.tensor([1])] * 2
     _, targets = yolo.lesson.forms_of(net, images, boxes, labels)
     assert targets.shape == (2, cells, cells, 8) and targets[..., 4].sum() == 2
+
+
+def test_sizes_in_images_count_less_by_the_cells(yolo):
+    torch.manual_seed(0)
+    forms, targets = torch.rand(2, 4, 4, 2, 8), torch.rand(2, 4, 4, 8).round()
+    ours, theirs = (loss()(forms, targets) for loss in (yolo.lesson.YOLOLoss, yolo.SizesInImages))
+    assert theirs.pop("wh").item() == pytest.approx(ours.pop("wh").item() / 4) and theirs == ours
 
 
 # ---------------------------------------------------------------- resampling
