@@ -496,3 +496,110 @@ def specialists_figure(sizes: Tensor, answering: Tensor) -> Figure:
         ax.set(xlabel="width, pixels", title=f"objects of box {i}", aspect="equal")
     axes[0, 0].set_ylabel("height, pixels")
     return figure
+
+
+# ---------------------------------------------------------------- lecture 00
+
+
+def ap_figure() -> Figure:
+    """From an image and what a detector answers to one number."""
+    parts = {
+        "image": Part("map", size=(3, 128, 128)),
+        "detector": Part("learnt"),
+        "decode": Part("fixed", added=True),
+        "nms_per_class": Part("fixed", added=True),
+        "match": Part("fixed", added=True),
+        "ranking": Part("fixed", added=True),
+        "precision_\nrecall": Part("fixed", added=True),
+        "average_\nprecision": Part("fixed", added=True),
+        "AP": Part("fixed"),
+        "iou": Part("fixed", under=("nms_per_class", 1), added=True),
+        "true boxes\nand classes": Part("fixed", under=("match", 1)),
+    }
+    arrows = {
+        ("image", "detector"): "(3, H, W)",
+        ("detector", "decode"): "deltas (N, 4)",
+        ("decode", "nms_per_class"): "boxes (N, 4)",
+        ("nms_per_class", "match"): "boxes (n, 4)",
+        ("match", "ranking"): "hits (n,)",
+        ("ranking", "precision_\nrecall"): "hits (K,)",
+        ("precision_\nrecall", "average_\nprecision"): "2 × (K,)",
+        ("average_\nprecision", "AP"): "",
+        ("iou", "nms_per_class"): "(1, n)",
+        ("iou", "match"): "(n, M)",
+        ("true boxes\nand classes", "match"): "(M, 4)",
+    }
+    return detector_figure(parts, arrows)
+
+
+def overlap_figure(a: Tensor, b: Tensor) -> Figure:
+    """Two boxes (4,) in pixels: left what they share, right what they cover together."""
+    figure, axes = plt.subplots(1, 2, figsize=(13.5, 4.8), layout="constrained")
+    low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
+    sizes = [float((box[2:] - box[:2]).prod()) for box in (a, b)]
+    shared = float((high - low).clamp(min=0).prod())
+    fill = {"fc": COLOURS[5], "ec": "none"}
+    axes[0].add_patch(plt.Rectangle(low.tolist(), *(high - low).tolist(), **fill))
+    axes[0].set_title(f"shared: {shared:,.0f} square pixels")
+    for box in (a, b):
+        corner, size = box[:2].tolist(), (box[2:] - box[:2]).tolist()
+        axes[1].add_patch(plt.Rectangle(corner, *size, **fill))
+    axes[1].set_title(f"together: {sum(sizes):,.0f} - {shared:,.0f} = {sum(sizes) - shared:,.0f}")
+    for ax in axes:
+        for name, box, style in (("A", a, "--"), ("B", b, "-")):
+            corner, size = box[:2].tolist(), (box[2:] - box[:2]).tolist()
+            edge = {"fill": False, "ec": "black", "lw": 2.5, "ls": style}
+            ax.add_patch(plt.Rectangle(corner, *size, **edge))
+            place = (corner[0] + 2, corner[1] + 2) if name == "A" else box[2:].numpy() - 2
+            sides = ("left", "top") if name == "A" else ("right", "bottom")
+            ax.text(*place, name, ha=sides[0], va=sides[1], fontsize=18)
+        left, top, right, bottom = *np.minimum(a[:2], b[:2]), *np.maximum(a[2:], b[2:])
+        ax.set(xlim=(left - 15, right + 15), ylim=(bottom + 4, top - 4), aspect="equal")
+        ax.axis("off")
+    return figure
+
+
+def shift_figure(shifts: Tensor, heat: Tensor) -> Figure:
+    """IoU of a square with its shifted copy: a map (S, S) over shifts (S,), and two lines of it."""
+    figure, axes = plt.subplots(1, 2, figsize=(13.5, 5.2), layout="constrained")
+    low, high = shifts[0].item() - 0.5, shifts[-1].item() + 0.5
+    picture = axes[0].imshow(heat, extent=(low, high, high, low), cmap="viridis")
+    look = {"levels": [0.5, 0.75], "colors": "white", "linestyles": ["--", "-"]}
+    lines = axes[0].contour(shifts, shifts, heat, **look)
+    axes[0].clabel(lines, fontsize=12)
+    axes[0].grid(False)
+    axes[0].set(xlabel="shift in x, pixels", ylabel="shift in y, pixels")
+    figure.colorbar(picture, label="IoU")
+    middle = len(shifts) // 2
+    curves = {"along one axis": heat[middle, middle:], "along both": heat.diagonal()[middle:]}
+    for (name, values), style in zip(curves.items(), ("-", "--")):
+        axes[1].plot(shifts[middle:], values, ls=style, label=name)
+    axes[1].axhline(0.5, color="black", lw=1)
+    axes[1].set(xlabel="shift, pixels", ylabel="IoU")
+    axes[1].legend()
+    return figure
+
+
+def nms_figure(
+    image: Tensor, found: Mapping[str, Tensor], rounds: Sequence[tuple[int, list[int]]]
+) -> Figure:
+    """The detections of an image before NMS and after each round (kept, deleted) of it.
+
+    Waiting boxes are dotted, kept ones solid with number and score, just deleted ones grey.
+    """
+    width = 13.8 / (len(rounds) + 1)
+    figure, axes = plt.subplots(
+        1, len(rounds) + 1, figsize=(13.8, width + 0.4), layout="constrained"
+    )
+    waiting, kept = list(range(len(found["boxes"]))), []
+    for number, (ax, (best, deleted)) in enumerate(zip(axes, [(None, []), *rounds])):
+        kept += [] if best is None else [best]
+        waiting = [i for i in waiting if i not in (best, *deleted)]
+        title = "before" if best is None else f"round {number}: keep {best}"
+        show_image(ax, image, title)
+        colours = [COLOURS[label] for label in found["labels"].tolist()]
+        draw_boxes(ax, found["boxes"][waiting], None, [colours[i] for i in waiting], ":")
+        draw_boxes(ax, found["boxes"][deleted], None, "dimgrey", "--")
+        texts = [f"{i}: {found['scores'][i]:.2f}" for i in kept]
+        draw_boxes(ax, found["boxes"][kept], texts, [colours[i] for i in kept])
+    return figure
