@@ -16,13 +16,13 @@ from torchvision.ops import box_iou
 
 
 def soft_nms(boxes, scores, sigma):
-    scores, rest = scores.clone(), list(range(len(scores)))
+    lowered, rest = scores.clone(), list(range(len(scores)))
     while rest:
-        best = max(rest, key=lambda i: scores[i].item())
+        best = max(rest, key=lambda i: lowered[i].item())
         rest.remove(best)
         overlap = box_iou(boxes[best][None], boxes[rest])[0]  # (remaining,)
-        scores[rest] *= torch.exp(-(overlap**2) / sigma)
-    return scores
+        lowered[rest] *= torch.exp(-(overlap**2) / sigma)
+    return lowered
 
 
 # q4
