@@ -534,26 +534,24 @@ def ap_figure() -> Figure:
 
 def overlap_figure(a: Tensor, b: Tensor) -> Figure:
     """Two boxes (4,) in pixels: left what they share, right what they cover together."""
+    a, b = a.numpy(), b.numpy()
     figure, axes = plt.subplots(1, 2, figsize=(13.5, 4.8), layout="constrained")
-    low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
-    sizes = [float((box[2:] - box[:2]).prod()) for box in (a, b)]
-    shared = float((high - low).clamp(min=0).prod())
+    both = np.concatenate([np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])])  # what they share
+    shared = np.prod(np.maximum(both[2:] - both[:2], 0))
+    total = sum(np.prod(box[2:] - box[:2]) for box in (a, b))
     fill = {"fc": COLOURS[5], "ec": "none"}
-    axes[0].add_patch(plt.Rectangle(low.tolist(), *(high - low).tolist(), **fill))
+    for ax, boxes in ((axes[0], [both] if shared else []), (axes[1], [a, b])):
+        for box in boxes:
+            ax.add_patch(plt.Rectangle(box[:2], *(box[2:] - box[:2]), **fill))
     axes[0].set_title(f"shared: {shared:,.0f} square pixels")
-    for box in (a, b):
-        corner, size = box[:2].tolist(), (box[2:] - box[:2]).tolist()
-        axes[1].add_patch(plt.Rectangle(corner, *size, **fill))
-    axes[1].set_title(f"together: {sum(sizes):,.0f} - {shared:,.0f} = {sum(sizes) - shared:,.0f}")
+    axes[1].set_title(f"together: {total:,.0f} - {shared:,.0f} = {total - shared:,.0f}")
     for ax in axes:
-        for name, box, style in (("A", a, "--"), ("B", b, "-")):
-            corner, size = box[:2].tolist(), (box[2:] - box[:2]).tolist()
+        for box, style in ((a, "--"), (b, "-")):
             edge = {"fill": False, "ec": "black", "lw": 2.5, "ls": style}
-            ax.add_patch(plt.Rectangle(corner, *size, **edge))
-            place = (corner[0] + 2, corner[1] + 2) if name == "A" else box[2:].numpy() - 2
-            sides = ("left", "top") if name == "A" else ("right", "bottom")
-            ax.text(*place, name, ha=sides[0], va=sides[1], fontsize=18)
-        left, top, right, bottom = *np.minimum(a[:2], b[:2]), *np.maximum(a[2:], b[2:])
+            ax.add_patch(plt.Rectangle(box[:2], *(box[2:] - box[:2]), **edge))
+        ax.text(*(a[:2] + 2), "A", ha="left", va="top", fontsize=18)
+        ax.text(*(b[2:] - 2), "B", ha="right", va="bottom", fontsize=18)
+        (left, top), (right, bottom) = np.minimum(a[:2], b[:2]), np.maximum(a[2:], b[2:])
         ax.set(xlim=(left - 15, right + 15), ylim=(bottom + 4, top - 4), aspect="equal")
         ax.axis("off")
     return figure
@@ -588,9 +586,8 @@ def nms_figure(
     Waiting boxes are dotted, kept ones solid with number and score, just deleted ones grey.
     """
     width = 13.8 / (len(rounds) + 1)
-    figure, axes = plt.subplots(
-        1, len(rounds) + 1, figsize=(13.8, width + 0.4), layout="constrained"
-    )
+    look = {"figsize": (13.8, width + 0.4), "layout": "constrained", "squeeze": False}
+    figure, ((*axes,),) = plt.subplots(1, len(rounds) + 1, **look)
     waiting, kept = list(range(len(found["boxes"]))), []
     for number, (ax, (best, deleted)) in enumerate(zip(axes, [(None, []), *rounds])):
         kept += [] if best is None else [best]
