@@ -511,3 +511,107 @@ def specialists_figure(sizes: Tensor, answering: Tensor) -> Figure:
         ax.set(xlabel="width, pixels", title=f"objects of box {i}", aspect="equal")
     axes[0, 0].set_ylabel("height, pixels")
     return figure
+
+
+# ---------------------------------------------------------------- lecture 00
+
+
+def ap_figure() -> Figure:
+    """From an image and what a detector answers to one number."""
+    parts = {
+        "image": Part("map", size=(3, 128, 128)),
+        "detector": Part("learnt"),
+        "decode": Part("fixed", added=True),
+        "nms_\nper_class": Part("fixed", added=True),
+        "match": Part("fixed", added=True),
+        "ranking": Part("fixed", added=True),
+        "precision_\nrecall": Part("fixed", added=True),
+        "average_\nprecision": Part("fixed", added=True),
+        "AP": Part("fixed"),
+        "iou": Part("fixed", under=("nms_\nper_class", 1), added=True),
+        "true boxes\nand classes": Part("fixed", under=("match", 1)),
+    }
+    arrows = {
+        ("image", "detector"): "(3, H, W)",
+        ("detector", "decode"): "(N, 4)",
+        ("decode", "nms_\nper_class"): "(N, 4)",
+        ("nms_\nper_class", "match"): "(n, 4)",
+        ("match", "ranking"): "(n,)",
+        ("ranking", "precision_\nrecall"): "(K,)",
+        ("precision_\nrecall", "average_\nprecision"): "2 × (K,)",
+        ("average_\nprecision", "AP"): "",
+        ("iou", "nms_\nper_class"): "",
+        ("iou", "match"): "",
+        ("true boxes\nand classes", "match"): "(M, 4)",
+    }
+    return detector_figure(parts, arrows)
+
+
+def overlap_figure(a: Tensor, b: Tensor) -> Figure:
+    """Two boxes (4,) in pixels: left what they share, right what they cover together."""
+    a, b = a.numpy(), b.numpy()
+    figure, axes = plt.subplots(1, 2, figsize=(13.5, 4.8), layout="constrained")
+    both = np.concatenate([np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])])  # what they share
+    shared = np.prod(np.maximum(both[2:] - both[:2], 0))
+    total = sum(np.prod(box[2:] - box[:2]) for box in (a, b))
+    fill = {"fc": COLOURS[5], "ec": "none"}
+    for ax, boxes in ((axes[0], [both] if shared else []), (axes[1], [a, b])):
+        for box in boxes:
+            ax.add_patch(plt.Rectangle(box[:2], *(box[2:] - box[:2]), **fill))
+    axes[0].set_title(f"shared: {shared:,.0f} square pixels")
+    axes[1].set_title(f"together: {total:,.0f} - {shared:,.0f} = {total - shared:,.0f}")
+    for ax in axes:
+        for box, style in ((a, "--"), (b, "-")):
+            edge = {"fill": False, "ec": "black", "lw": 2.5, "ls": style}
+            ax.add_patch(plt.Rectangle(box[:2], *(box[2:] - box[:2]), **edge))
+        ax.text(*(a[:2] + 2), "A", ha="left", va="top", fontsize=18)
+        ax.text(*(b[2:] - 2), "B", ha="right", va="bottom", fontsize=18)
+        (left, top), (right, bottom) = np.minimum(a[:2], b[:2]), np.maximum(a[2:], b[2:])
+        ax.set(xlim=(left - 15, right + 15), ylim=(bottom + 4, top - 4), aspect="equal")
+        ax.axis("off")
+    return figure
+
+
+def shift_figure(shifts: Tensor, heat: Tensor) -> Figure:
+    """IoU of a square with its shifted copy: a map (S, S) over shifts (S,), and two lines of it."""
+    figure, axes = plt.subplots(1, 2, figsize=(13.5, 5.2), layout="constrained")
+    low, high = shifts[0].item() - 0.5, shifts[-1].item() + 0.5
+    picture = axes[0].imshow(heat, extent=(low, high, high, low), cmap="viridis")
+    look = {"levels": [0.5, 0.75], "colors": "white", "linestyles": ["--", "-"]}
+    lines = axes[0].contour(shifts, shifts, heat, **look)
+    axes[0].clabel(lines, fontsize=12)
+    axes[0].grid(False)
+    axes[0].set(xlabel="shift in x, pixels", ylabel="shift in y, pixels")
+    figure.colorbar(picture, label="IoU")
+    middle = len(shifts) // 2
+    curves = {"along one axis": heat[middle, middle:], "along both": heat.diagonal()[middle:]}
+    for (name, values), style in zip(curves.items(), ("-", "--")):
+        axes[1].plot(shifts[middle:], values, ls=style, label=name)
+    axes[1].axhline(0.5, color="black", lw=1)
+    axes[1].set(xlabel="shift, pixels", ylabel="IoU")
+    axes[1].legend()
+    return figure
+
+
+def nms_figure(
+    image: Tensor, found: Mapping[str, Tensor], rounds: Sequence[tuple[int, list[int]]]
+) -> Figure:
+    """The detections of an image before NMS and after each round (kept, deleted) of it.
+
+    Waiting boxes are dotted, kept ones solid with number and score, just deleted ones grey.
+    """
+    width = 13.8 / (len(rounds) + 1)
+    look = {"figsize": (13.8, width + 0.4), "layout": "constrained", "squeeze": False}
+    figure, ((*axes,),) = plt.subplots(1, len(rounds) + 1, **look)
+    waiting, kept = list(range(len(found["boxes"]))), []
+    for number, (ax, (best, deleted)) in enumerate(zip(axes, [(None, []), *rounds])):
+        kept += [] if best is None else [best]
+        waiting = [i for i in waiting if i not in (best, *deleted)]
+        title = "before" if best is None else f"round {number}: keep {best}"
+        show_image(ax, image, title)
+        colours = [COLOURS[label] for label in found["labels"].tolist()]
+        draw_boxes(ax, found["boxes"][waiting], None, [colours[i] for i in waiting], ":")
+        draw_boxes(ax, found["boxes"][deleted], None, "dimgrey", "--")
+        texts = [f"{i}: {found['scores'][i]:.2f}" for i in kept]
+        draw_boxes(ax, found["boxes"][kept], texts, [colours[i] for i in kept])
+    return figure

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 from shared import NONSENSE, imported_exercises, notebook_code, raising
+from torchvision.ops import batched_nms, box_iou, nms
 
 from helpers import lessons, records
 from helpers.detectors import to_input
 from helpers.evaluation import coco_ap
+from helpers.exercises import boxes, yolo
 from helpers.exercises import exercise as frame
-from helpers.exercises import yolo
 from helpers.exercises.exercise import TO_DO, Exercise
 from helpers.shapes import benchmark
 
@@ -225,6 +226,106 @@ SPLIT = {
     "(2, 3, 3, 2, 8), got (2, 3, 3, 1, 16)": lambda out, b: out.unflatten(-1, (b - 1, -1)),
 }
 MISTAKES = {"yolo.q1": NUMBERS, "yolo.q2": ANCHORS, "yolo.q3": SPLIT}
+
+
+def precisions(hits):
+    return [sum(hits[: k + 1]) / (k + 1) for k in range(len(hits))]
+
+
+def at_hits(hits, values, divisor):
+    return sum(value for hit, value in zip(hits, values) if hit) / divisor
+
+
+def at_recalls(hits, count, points):
+    recalls = [sum(hits[: k + 1]) / count for k in range(len(hits))]
+    rows, levels = list(zip(recalls, precisions(hits))), np.linspace(0, 1, points)
+    return np.mean([max((p for r, p in rows if r >= level), default=0) for level in levels])
+
+
+def ahead(hits, steps=99):
+    return [max(precisions(hits)[k : k + steps]) for k in range(len(hits))]
+
+
+def looking_back(hits):
+    return [max(precisions(hits)[: k + 1]) for k in range(len(hits))]
+
+
+THREE = {
+    "(a) is 0.500: that is the share of the square that is covered": (1 / 2, 1 / 7, 1 / 2),
+    "(b) is 0.250: that is the share of the square that is covered": (1 / 3, 1 / 4, 1 / 2),
+    "now a quarter of the square is shared, not a half": (1 / 3, 1 / 3, 1 / 2),
+    "the square is covered entirely, but the union is twice as large": (1 / 3, 1 / 7, 1),
+    "(a) is 0.900, and it should be something else": (0.9, 1 / 7, 1 / 2),
+    "(a) must be one number, got str": ("a third", 1 / 7, 1 / 2),
+    "three numbers are needed, (a, b, c), got tuple": (1 / 3, 1 / 7),
+    "three numbers are needed, (a, b, c), got float": 0.5,
+}
+RANKED = {  # h: hits, n: objects
+    "the envelope is missing: at each": lambda h, n: at_hits(h, precisions(h), n),
+    "divided by the objects that were found; the": lambda h, n: at_hits(h, ahead(h), sum(h)),
+    "no envelope, and you divided by": lambda h, n: at_hits(h, precisions(h), sum(h)),
+    "that is the mean at 11 recalls, VOC 2007's": lambda h, n: at_recalls(h, n, 11),
+    "that is the mean at 101 recalls, COCO's": lambda h, n: at_recalls(h, n, 101),
+    "an envelope that looks back instead of": lambda h, n: at_hits(h, looking_back(h), n),
+    "that is the last recall, or": lambda h, n: sum(h) / n,
+    "that is the precision at the end": lambda h, n: sum(h) / len(h),
+    "that is the mean precision of all detections": lambda h, n: sum(precisions(h)) / len(h),
+    "you divided by the number of detections; divide": lambda h, n: at_hits(h, ahead(h), len(h)),
+    "the AP without any detection is 1.000": lambda h, n: at_hits(h, ahead(h), n) if h else 1,
+    "the AP of a perfect ranking is 0.500": lambda h, n: at_hits(h[:-1], ahead(h), n),
+    "the AP of an error before three hits is 0.722": lambda h, n: at_hits(h, ahead(h, 2), n),
+    "the AP without any hit is nan": lambda h, n: (
+        at_hits(h, ahead(h), n) if sum(h or [1]) else np.nan
+    ),
+    "the AP of the six boxes must be one number, got list": lambda h, n: ahead(h),
+}
+
+
+def softened(boxes, scores, factor, again=True, self_too=False, once=False):
+    """Soft-NMS with a `factor` of the IoU, and with the mistakes that the keywords name."""
+    scores, rest = scores.clone(), scores.argsort(descending=True).tolist()
+    while rest:
+        best = max(rest, key=lambda i: scores[i].item()) if again else rest[0]
+        rest.remove(best)
+        hit = [best, *rest] if self_too else rest
+        scores[hit] *= factor(box_iou(boxes[best][None], boxes[hit])[0])
+        if once:
+            break
+    return scores
+
+
+def gauss(overlap):
+    return torch.exp(-(overlap**2) / 0.5)
+
+
+def deleting(boxes, scores, _):
+    kept = nms(boxes, scores, 0.3)
+    return torch.zeros_like(scores).index_copy(0, kept, scores[kept])
+
+
+def in_place(boxes, scores, _):
+    scores *= 0.5
+    return scores
+
+
+SOFT = {
+    "the IoU must be squared": lambda b, s, _: softened(b, s, lambda o: torch.exp(-o / 0.5)),
+    "the square must be divided by sigma": lambda b, s, _: softened(
+        b, s, lambda o: torch.exp(-(o**2))
+    ),
+    "that is the linear variant, 1 - IoU": lambda b, s, _: softened(b, s, lambda o: 1 - o),
+    "after a round the order may change": lambda b, s, _: softened(b, s, gauss, again=False),
+    "a box that is taken must keep its": lambda b, s, _: softened(b, s, gauss, self_too=True),
+    "it was lowered only once, but two": lambda b, s, _: softened(b, s, gauss, once=True),
+    "it was not lowered by box 0, which": lambda b, s, _: s.clone(),
+    "Soft-NMS deletes nothing": deleting,
+    "you changed the caller's scores: begin with a copy, scores.clone()": in_place,
+    "must have shape (4,), got (2,)": lambda b, s, _: s[:2],
+    "must be a torch tensor, got list": lambda b, s, _: s.tolist(),
+    "score 0 of the boxes": lambda b, s, _: s * 0,
+    "ZeroDivisionError": lambda b, s, _: 1 / 0,
+}
+MISTAKES |= {"boxes.q1": THREE, "boxes.q2": RANKED, "boxes.q3": SOFT}
 CASES = [(place, said) for place, mistakes in MISTAKES.items() for said in mistakes]
 
 
@@ -245,6 +346,22 @@ RIGHT = {
         lambda out, b: out.view(*out.shape[:3], b, -1),
         lambda out, b: torch.stack(out.chunk(b, -1), -2),
     ],
+    "boxes.q1": [
+        (1 / 3, 1 / 7, 1 / 2),
+        [0.3333, 0.1429, 0.5],
+        tuple(torch.tensor([1 / 3, 1 / 7, 0.5])),
+    ],
+    "boxes.q2": [
+        lambda h, n: at_hits(h, ahead(h), n),
+        lambda h, n: np.float64(
+            sum(
+                max(p for k, p in enumerate(precisions(h)) if sum(h[: k + 1]) >= i)
+                for i in range(1, sum(h) + 1)
+            )
+            / n
+        ),
+    ],
+    "boxes.q3": [lambda b, s, sigma: softened(b, s, lambda o: torch.exp(-(o**2) / sigma))],
 }
 
 
@@ -333,6 +450,27 @@ def test_the_gain_is_that_of_the_official_ap(page):
         coco_ap(space["decode_predictions"](f, (128, 128)), targets)["AP"] for f in forms
     )
     assert after >= before + yolo.GAIN
+
+
+def test_reports_that_are_read_together_move_the_ap():
+    q = EVERY["boxes.q4"]
+    said = {
+        "as they are": q.verdict(lambda d: d),
+        "another threshold": q.verdict(
+            lambda d: {k: d[k][batched_nms(*d.values(), 0.3)] for k in d}
+        ),
+        "nothing": q.verdict(lambda d: {k: d[k][:0] for k in d}),
+    }
+    rows = {}
+    for name, sentence in said.items():
+        numbers = re.fullmatch(r"✗ AP (.+); nms_per_class has (.+), (.+) is wanted", sentence)
+        assert numbers, sentence
+        rows[name] = list(map(float, numbers.groups()))
+    assert rows["nothing"][0] == 0 and rows["as they are"][0] < rows["nothing"][1]
+    for after, before, wanted in rows.values():
+        assert after < wanted == pytest.approx(before + boxes.GAIN, abs=1e-3)
+    tasks = [cell.source for cell in section_of("boxes") if cell.cell_type == "markdown"]
+    assert f" {boxes.GAIN:g} " in tasks[3] and f" {boxes.IMAGES} images" in tasks[3]
 
 
 def test_weights_for_the_exercise_are_those_of_the_page(page):
