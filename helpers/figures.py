@@ -575,7 +575,8 @@ def overlap_figure(a: Tensor, b: Tensor) -> Figure:
 def shift_figure(shifts: Tensor, heat: Tensor) -> Figure:
     """IoU of a square with its shifted copy: a map (S, S) over shifts (S,), and two lines of it."""
     figure, axes = plt.subplots(1, 2, figsize=(13.5, 4.9), layout="constrained")
-    low, high = shifts[0].item() - 0.5, shifts[-1].item() + 0.5
+    shifts, heat = shifts.numpy(), heat.numpy()
+    low, high = shifts[0] - 0.5, shifts[-1] + 0.5
     picture = axes[0].imshow(heat, extent=(low, high, high, low), cmap="viridis")
     look = {"levels": [0.5, 0.75], "colors": "white", "linestyles": ["--", "-"]}
     lines = axes[0].contour(shifts, shifts, heat, **look)
