@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
+from torchvision.ops import box_iou
 
+from helpers.datasets import PhotoDataset
 from helpers.plotting import COLOURS, draw_boxes, show_image
 from helpers.shapes import CLASSES
 
@@ -615,4 +618,75 @@ def nms_figure(
         draw_boxes(ax, found["boxes"][deleted], None, "dimgrey", "--")
         texts = [f"{i}: {found['scores'][i]:.2f}" for i in kept]
         draw_boxes(ax, found["boxes"][kept], texts, [colours[i] for i in kept])
+    return figure
+
+
+# ---------------------------------------------------------------- lecture 10
+
+
+def forest_figure() -> Figure:
+    """From a photograph of any size to a count of trees, and what teaches the detector."""
+    parts = {
+        "photograph": Part("map", size=(3, 400, 400)),
+        "corners,\ncut": Part("fixed", added=True),
+        "tile": Part("map", size=(3, 256, 256)),
+        "Pretrained-\nStages": Part("learnt", added=True),
+        "FPN\n(04)": Part("learnt"),
+        "FCOSHead\n(07)": Part("learnt"),
+        "decode_\npredictions\n(07)": Part("fixed"),
+        "detect:\nseams, NMS": Part("fixed", added=True),
+        "turned:\n8 views": Part("fixed", under=("corners,\ncut", 1), added=True, training=True),
+        "FCOSLoss\n(07)": Part("fixed", under=("FCOSHead\n(07)", 1), training=True),
+    }
+    arrows = {
+        ("photograph", "corners,\ncut"): "",
+        ("corners,\ncut", "tile"): "",
+        ("tile", "Pretrained-\nStages"): "(3, 512, 512)",
+        ("Pretrained-\nStages", "FPN\n(04)"): "C3 C4 C5",
+        ("FPN\n(04)", "FCOSHead\n(07)"): "P3 P4 P5",
+        ("FCOSHead\n(07)", "decode_\npredictions\n(07)"): "",
+        ("decode_\npredictions\n(07)", "detect:\nseams, NMS"): "",
+        ("turned:\n8 views", "corners,\ncut"): "",
+        ("FCOSHead\n(07)", "FCOSLoss\n(07)"): "",
+    }
+    return detector_figure(parts, arrows)
+
+
+def look_at(dataset: PhotoDataset, shown: int = 4) -> Figure:
+    """Any data set at a glance: its first photographs, its boxes, their number and its classes."""
+    if len(dataset) == 0:
+        raise ValueError("dataset must hold a photograph, got none")
+    figure = plt.figure(figsize=(13.8, 8.2), layout="constrained")
+    grid = figure.add_gridspec(2, 12)
+    shown = min(shown, len(dataset))
+    for i in range(shown):
+        ax = figure.add_subplot(grid[0, i * 12 // shown : (i + 1) * 12 // shown])
+        image, target = dataset[i]
+        step = max(1, max(image.shape[1:]) // 600)  # thousands of pixels would not be seen
+        title = f"{image.shape[2]} × {image.shape[1]} px, {len(target['labels'])} objects"
+        show_image(ax, image[:, ::step, ::step], title)
+        colours = [COLOURS[label % len(COLOURS)] for label in target["labels"].tolist()]
+        for box, colour in zip((target["boxes"] / step).tolist(), colours):
+            corner, size = box[:2], (box[2] - box[0], box[3] - box[1])
+            ax.add_patch(plt.Rectangle(corner, *size, fill=False, ec=colour, lw=1))
+    boxes = torch.cat([target["boxes"] for target in dataset.targets])
+    labels = torch.cat([target["labels"] for target in dataset.targets])
+    sizes, kinds, crowds = (figure.add_subplot(grid[1, 4 * k : 4 * k + 4]) for k in range(3))
+    for label, name in enumerate(dataset.classes):
+        width, height = (boxes[labels == label][:, 2:] - boxes[labels == label][:, :2]).T
+        sizes.scatter(width, height, s=9, color=COLOURS[label % len(COLOURS)], label=name)
+        kinds.barh(name, int((labels == label).sum()), color=COLOURS[label % len(COLOURS)])
+    sizes.set(xlabel="width of a box, px", ylabel="height, px", title="how large?")
+    for bars in kinds.containers:
+        kinds.bar_label(bars, padding=4)
+    kinds.set(xlabel="boxes", title="of which class?")
+    kinds.margins(x=0.15)
+    together = [
+        (box_iou(t["boxes"], t["boxes"]) - torch.eye(len(t["boxes"]))).amax(dim=1)
+        for t in dataset.targets
+        if len(t["boxes"])
+    ]
+    overlap = torch.cat(together) if together else torch.zeros(0)
+    crowds.hist(overlap.clamp(min=0).numpy(), bins=np.linspace(0, 1, 21), color=COLOURS[1])
+    crowds.set(xlabel="IoU with the nearest other box", ylabel="boxes", title="how crowded?")
     return figure

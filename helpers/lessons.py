@@ -51,8 +51,10 @@ def read(path: Path) -> NotebookNode:
     return notebook
 
 
-def load(name: str | Path) -> ModuleType:
+def load(name: str | Path, **instead: object) -> ModuleType:
     """A module with a notebook's imports, UPPER_CASE constants, functions and classes.
+
+    Variables named in `instead` have these values, whatever the notebook gives them.
 
     Nothing else of the notebook is executed: no training, no figure. A constant is left out if its
     value calls anything but a few cheap functions or uses what was left out. A definition that does
@@ -61,6 +63,7 @@ def load(name: str | Path) -> ModuleType:
     path = find(name)
     module = ModuleType(path.stem)
     module.__file__ = str(path)
+    vars(module).update(instead)
     cells = [cell for cell in read(path).cells if cell.cell_type == "code"]
     for number, cell in enumerate(cells, 1):
         filename = f"{path.name}[cell {number}]"  # the number that Jupyter shows beside it
@@ -75,6 +78,7 @@ def load(name: str | Path) -> ModuleType:
         for node in tree.body:
             if _is_definition(node) or _is_cheap_constant(node):
                 _execute(node, filename, module)
+                vars(module).update(instead)
     return module
 
 
