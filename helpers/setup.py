@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -58,6 +59,10 @@ def install_missing() -> None:
     command = [sys.executable, "-m", "pip", "install", "--quiet", *wanted]
     if subprocess.run(command, check=False).returncode != 0:
         raise RuntimeError("pip could not install the course's requirements; see its message above")
+    bare = re.findall(r"^# --no-deps ((\w+)\S*)", REQUIREMENTS.read_text("utf-8"), re.MULTILINE)
+    for package, name in bare:  # photographs: without them one lecture says what to type
+        if importlib.util.find_spec(name) is None:
+            subprocess.run([*command[:5], "--no-deps", package], check=False)
     importlib.invalidate_caches()  # else the new packages may stay unseen in this session
 
 

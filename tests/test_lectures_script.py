@@ -33,6 +33,9 @@ case "$*" in
     [ ! -e "$state/venv-fails" ] || exit 3
     cp "$0" "$3/bin/python" ;;
   "-m pip --version") [ ! -e "$state/no-pip" ] ;;
+  "-m pip install "*--no-deps*)
+    echo "photographs ${{!#}}" >>"$state/log"
+    [ ! -e "$state/no-photographs" ] || exit 1 ;;
   "-m pip install "*)
     echo "install" >>"$state/log"
     wait_for pip-takes-long
@@ -107,6 +110,21 @@ def one_sentence(result):
     lines = result.stderr.splitlines()
     assert len(lines) == 1 and lines[0].startswith("lectures: "), result.stderr
     return lines[0]
+
+
+def test_photographs_are_installed_without_what_their_package_requires(course):
+    text = "torch>=2.2\n# --no-deps forests==2.1\n# a word\n"
+    (course / "the course" / "requirements.txt").write_text(text)
+    assert run(course, "setup").returncode == 0
+    assert log(course) == ["venv", "install", "photographs forests==2.1"]
+
+
+def test_without_the_photographs_the_rest_is_ready(course):
+    (course / "the course" / "requirements.txt").write_text("# --no-deps forests==2.1\n")
+    (course / "no-photographs").touch()
+    result = run(course, "setup")
+    assert result.returncode == 0 and "pip install --no-deps forests==2.1" in result.stderr
+    assert "is ready" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["lectures", ".ci/run"])

@@ -63,6 +63,12 @@ def test_pip_may_fail(pip, monkeypatch, tmp_path):
         setup.install_missing()
 
 
+def test_photographs_come_without_what_their_package_requires(pip, monkeypatch, tmp_path):
+    ask_for(monkeypatch, tmp_path, "torch>=2.4", "# --no-deps torch==1", "# --no-deps forests==2.1")
+    setup.install_missing()
+    assert pip[1:] == [["--no-deps", "forests==2.1"]]  # torch is there
+
+
 def test_lessons_need_nothing_that_is_for_maintainers(pip):
     setup.install_missing()
     names = {re.split("[>=]=", line)[0] for line in pip[0]}
