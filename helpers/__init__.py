@@ -6,9 +6,9 @@ boxes         IoU, GIoU, format conversion, clipping, encoding and decoding of b
 nms           greedy non-maximum suppression, over all boxes and per class
 anchors       anchors on the grid of a feature map
 
-shapes        the synthetic data set, the frozen benchmark and its COCO form
+shapes        the synthetic data set and the frozen benchmark
 photos        sample photographs that ship with an installed package
-datasets      images and targets, checked before a training; COCO's rows of them
+datasets      images and targets, checked before a training; anybody's folder; COCO's rows
 proposals     selective search through OpenCV (kept in a file once done), sliding windows
 features      an ImageNet-pretrained feature extractor
 augmentation  random changes of training images, boxes moved along

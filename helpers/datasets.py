@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 
 import torch
 import yaml
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -30,7 +30,6 @@ KEYS = ("boxes", "labels")
 PHOTOS = frozenset(".jpg .jpeg .png .bmp .tif .tiff .webp".split())
 # Folders that tell a format's parts apart: images/a.jpg and labels/a.txt belong together.
 LAYOUT = frozenset("images labels annotations jpegimages".split())
-UPRIGHT = 0x0112, 5  # EXIF's number for the orientation; from 5 on width and height change places
 OVER = "its box reaches over the border"
 Line = tuple[str, str, Sequence[float], bool]  # where it stands, class, box xyxy, to be ignored?
 Found = tuple[str, list[Line], Sequence | None]  # photograph, lines, stated (width, height)
@@ -148,36 +147,40 @@ def read_folder(
     that cannot be read) is listed in a ValueError, by file and line. With `drop` it is left out,
     and boxes are cut at the border. `classes`: the names, where the files do not say them.
     """
-    folder = Path(folder)
-    names = {path: path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.*"))}
-    seen = {path: name for path, name in names.items() if "/." not in f"/{name}" and path.is_file()}
-    photos = {_key(name): path for path, name in seen.items() if path.suffix.lower() in PHOTOS}
+    folder, wrong, places = Path(folder), [], {}
+    paths = [path for path in sorted(folder.rglob("*.*")) if path.is_file()]
+    seen = {path: path.relative_to(folder).as_posix() for path in paths}
+    seen = {path: name for path, name in seen.items() if "/." not in f"/{name}"}  # hidden ones
+    photos = [path for path in seen if path.suffix.lower() in PHOTOS]
+    for path in photos:
+        for word in _words(seen[path]):
+            places.setdefault(word, []).append(path)
     for end, reader in {".json": _coco, ".xml": _voc, ".txt": _yolo}.items():
-        called = list(classes or (_yolo_classes(seen) if end == ".txt" else ()))
-        used, wrong, found = set(), [], {}
+        found, used = {}, set()
+        called, lists = _listed_classes(seen) if end == ".txt" else ([], set())
+        called = list(classes or called)
         for path in [path for path in seen if path.suffix.lower() == end]:
             try:
-                entries = reader(path.read_text("utf-8-sig"), seen[path], photos, called)
+                entries = reader(path.read_text("utf-8-sig"), seen[path], places, called)
             except (OSError, ValueError, LookupError, TypeError, ElementTree.ParseError) as error:
                 wrong.append(f"{seen[path]}: cannot be read, {error!r}")
                 continue
             for name, lines, size in entries:
-                photo = _photo(name, photos)
+                photo = _photo(name, places)
                 if photo is None:
                     wrong.append(f"{seen[path]}: there is no photograph {name}")
                     continue
-                used |= {path, photo}
-                found[photo] = (found.get(photo, [[]])[0] + lines, size)
-        if end == ".txt" and found:  # where YOLO has no file, there is no object
-            found |= {photo: ([], None) for photo in photos.values() if photo not in found}
-        said = [f"{name}: skipped" for path, name in seen.items() if path not in {*used, *found}]
+                used |= {path, photo, *lists}
+                found.setdefault(photo, ([], size))[0].extend(lines)
+        if found and end == ".txt":  # where YOLO has no file, there is no object
+            found |= {photo: ([], None) for photo in photos if photo not in found}
         if found:
-            if not called:  # VOC says no more than these, nor does YOLO without a list
-                used = {line[1] for lines, _ in found.values() for line in lines}
-                last = max(map(int, used), default=0) if end == ".txt" else -1
-                called = [str(number) for number in range(last + 1)] or sorted(used)
-            return _dataset(found, called, said, wrong, drop)
-    raise ValueError(f"{folder} must hold photographs and .json, .xml or .txt files about them")
+            said = [
+                f"{name}: skipped" for path, name in seen.items() if path not in used | {*found}
+            ]
+            return _dataset(found, list(classes or called) or _met(found), said, wrong, drop)
+    message = f"{folder} must hold photographs and .json, .xml or .txt files about them"
+    raise ValueError("\n".join([message, *wrong[:20]]))
 
 
 def write_coco(dataset: PhotoDataset, path: str | Path) -> None:
@@ -195,7 +198,7 @@ def _dataset(
     found: Mapping[Path, tuple], classes: list, said: list, wrong: list, drop: bool
 ) -> PhotoDataset:
     """What is right of `found`; ValueError about what is `wrong`, unless it is to be dropped."""
-    files, targets, wrong = [], [], list(wrong)
+    files, targets = [], []
     for photo, (lines, stated) in found.items():
         try:
             size = _size(photo)
@@ -206,16 +209,13 @@ def _dataset(
             wrong.append(f"{photo.name}: upright it has {size} pixels, its file says {stated}")
         faults = [_fault(line, size, classes) for line in lines]
         wrong += [f"{line[0]}: {fault}" for line, fault in zip(lines, faults) if fault]
-        kept = [line for line, fault in zip(lines, faults) if not fault or fault == OVER]
+        kept = [line for line, fault in zip(lines, faults) if fault in ("", OVER)]
         boxes = torch.tensor([box for _, _, box, _ in kept], dtype=torch.float32).reshape(-1, 4)
+        boxes = boxes.clamp(min=0).minimum(torch.tensor(size * 2).float())
+        labels = torch.tensor([classes.index(line[1]) for line in kept], dtype=torch.long)
+        crowds = torch.tensor([line[3] for line in kept], dtype=torch.long)
         files.append(photo)
-        targets.append(
-            {
-                "boxes": boxes.clamp(min=0).minimum(torch.tensor(size * 2, dtype=torch.float32)),
-                "labels": torch.tensor([classes.index(line[1]) for line in kept]).long(),
-                "iscrowd": torch.tensor([line[3] for line in kept]).long(),
-            }
-        )
+        targets.append({"boxes": boxes, "labels": labels, "iscrowd": crowds})
     if wrong and not drop:
         listed = "\n".join([*wrong[:20], *["..."] * (len(wrong) > 20)])
         raise ValueError(f"{len(wrong)} things are wrong; drop=True leaves them out:\n{listed}")
@@ -230,9 +230,9 @@ def _fault(line: Line, size: tuple[int, int], classes: Sequence[str]) -> str:
     if not all(map(math.isfinite, (x1, y1, x2, y2))):
         return "its box is not of four finite numbers"
     if x1 >= x2 or y1 >= y2:
-        return f"its box {x1, y1, x2, y2} is reversed or empty"
+        return f"its box {x1:g}, {y1:g}, {x2:g}, {y2:g} is reversed or empty"
     if x1 >= size[0] or y1 >= size[1] or x2 <= 0 or y2 <= 0:
-        return f"its box {x1, y1, x2, y2} lies outside the photograph"
+        return f"its box {x1:g}, {y1:g}, {x2:g}, {y2:g} lies outside the photograph"
     over = min(x1, y1) < -1 or x2 > size[0] + 1 or y2 > size[1] + 1
     return OVER if over else ""
 
@@ -240,20 +240,21 @@ def _fault(line: Line, size: tuple[int, int], classes: Sequence[str]) -> str:
 def _size(file: Path) -> tuple[int, int]:
     """Width and height of a photograph, upright."""
     with Image.open(file) as picture:
-        sideways = picture.getexif().get(UPRIGHT[0], 1) >= UPRIGHT[1]
+        sideways = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
         return picture.size[::-1] if sideways else picture.size
 
 
-def _key(name: str) -> str:
-    """What a photograph and its annotations have in common."""
-    parts = Path(name).with_suffix("").parts
-    return "/".join(part for part in parts if part.lower() not in LAYOUT)
+def _words(name: str) -> tuple[str, str, str]:
+    """What finds a photograph, the surest first: path, path but for LAYOUT, name."""
+    path = Path(name).with_suffix("")
+    parts = [part for part in path.parts if part.lower() not in LAYOUT]
+    return name, f"at {'/'.join(parts)}", f"called {path.name}"
 
 
-def _photo(name: str, photos: Mapping[str, Path]) -> Path | None:
-    """The photograph in this place, or the only one of this name."""
-    same = [path for path in photos.values() if path.stem == Path(name).stem]
-    return photos.get(_key(name)) or (same[0] if len(same) == 1 else None)
+def _photo(name: str, places: Mapping[str, list[Path]]) -> Path | None:
+    """The photograph that only `name` can mean, whatever its own suffix."""
+    alone = [places[word][0] for word in _words(name) if len(places.get(word, ())) == 1]
+    return alone[0] if alone else None
 
 
 def _numbers(values: Iterable) -> list[float]:
@@ -265,7 +266,7 @@ def _numbers(values: Iterable) -> list[float]:
     return [one, two, three, four]
 
 
-def _coco(text: str, where: str, photos: Mapping, classes: list) -> list[Found]:
+def _coco(text: str, where: str, places: Mapping, classes: list) -> list[Found]:
     content = json.loads(text)
     if not isinstance(content, dict) or not {"images", "annotations"} <= set(content):
         return []
@@ -274,61 +275,71 @@ def _coco(text: str, where: str, photos: Mapping, classes: list) -> list[Found]:
     images = {row["id"]: row for row in content["images"]}
     lines = {number: [] for number in images}
     for row in content["annotations"]:
-        x, y, w, h = _numbers(row.get("bbox", ()))
+        x, y, w, h = _numbers(row.get("bbox"))
         line = (f"{where}, annotation {row.get('id')}", named.get(row["category_id"], "?"))
         crowd = bool(row.get("iscrowd") or row.get("ignore"))
         lines.setdefault(row["image_id"], []).append((*line, (x, y, x + w, y + h), crowd))
-    sizes = {
-        i: [image.get(side) or 0 for side in ("width", "height")] for i, image in images.items()
-    }
-    strangers = [(f"with id {i}", own, None) for i, own in lines.items() if i not in images]
-    return strangers + [
-        (images[i]["file_name"], lines[i], all(sizes[i]) and sizes[i]) for i in images
-    ]
+    found = []
+    for number, own in lines.items():
+        image = images.get(number, {"file_name": f"with the id {number}"})
+        size = [image.get(side) or 0 for side in ("width", "height")]
+        found.append((image["file_name"], own, all(size) and size))
+    return found
 
 
-def _voc(text: str, where: str, photos: Mapping, classes: list) -> list[Found]:
+def _voc(text: str, where: str, places: Mapping, classes: list) -> list[Found]:
     root = ElementTree.fromstring(text)
     if root.tag != "annotation":
         return []
-    before = [part.count("\n") for part in text.split("<object>")]
-    size = [int(root.findtext(f"size/{side}", "0")) for side in ("width", "height")]
+    before = itertools.accumulate(part.count("\n") for part in text.split("<object>"))
+    size = [int(root.findtext(f"size/{side}") or 0) for side in ("width", "height")]
     lines = []
-    for number, thing in zip(itertools.accumulate(before), root.iter("object")):
+    for number, thing in zip(before, root.iter("object")):
         corners = [thing.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
         ignored = thing.findtext("difficult", "0").strip() == "1"
         line = (f"{where}, line {number + 1}", thing.findtext("name", "").strip())
         lines.append((*line, _numbers(corners), ignored))
     own = Path(where).with_name(Path(root.findtext("filename") or where).name).as_posix()
-    return [(own if _photo(own, photos) else where, lines, all(size) and size)]
+    return [(own if _photo(own, places) else where, lines, all(size) and size)]
 
 
-def _yolo(text: str, where: str, photos: Mapping, classes: list) -> list[Found]:
-    photo = photos.get(_key(where))
+def _yolo(text: str, where: str, places: Mapping, classes: list) -> list[Found]:
+    photo = _photo(where, places)
     if photo is None:  # classes.txt, README.txt, ...
         return []
-    width, height = _size(photo)
-    lines = []
+    sides, lines = _size(photo) * 2, []
     for number, words in enumerate(map(str.split, text.splitlines()), 1):
         if not words:
             continue
-        index = int(words[0])
-        x, y, w, h = _numbers(words[1:5])
+        name, rest = words[0], words[1:]
+        x, y, w, h = _numbers(rest[:4])
         box = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
-        name = classes[index] if 0 <= index < len(classes) else str(index)
-        pixels = [v * side for v, side in zip(box, (width, height) * 2)]
+        if name.isdecimal() and int(name) < len(classes):
+            name = classes[int(name)]
+        pixels = [value * side for value, side in zip(box, sides)]
         lines.append((f"{where}, line {number}", name, pixels, False))
     return [(where, lines, None)]
 
 
-def _yolo_classes(seen: Mapping[Path, str]) -> list[str]:
-    """The names in data.yaml or classes.txt, or else the numbers in use."""
+def _listed_classes(seen: Mapping[Path, str]) -> tuple[list[str], set[Path]]:
+    """YOLO's names of the classes, and the file that lists them, where there is one."""
     for path in seen:
+        names = None
         if path.suffix in (".yaml", ".yml"):
-            content = yaml.safe_load(path.read_text("utf-8"))
+            try:
+                content = yaml.safe_load(path.read_text("utf-8"))
+            except yaml.YAMLError as error:
+                raise ValueError(f"{seen[path]} cannot be read: {error}") from None
             names = content.get("names") if isinstance(content, dict) else None
-            if names:
-                return [str(n) for n in (names.values() if isinstance(names, dict) else names)]
-        if path.name in ("classes.txt", "obj.names"):
-            return path.read_text("utf-8").split()
-    return []
+        elif path.name in ("classes.txt", "obj.names"):
+            names = path.read_text("utf-8").strip().splitlines()
+        if names:
+            return [str(n) for n in (names.values() if isinstance(names, dict) else names)], {path}
+    return [], set()
+
+
+def _met(found: Mapping[Path, tuple]) -> list[str]:
+    """The classes where no list says them: names in their order, or all numbers in use."""
+    names = {line[1] for lines, _ in found.values() for line in lines}
+    numbers = [int(name) for name in names if name.isdecimal()]
+    return [str(number) for number in range(max(numbers) + 1)] if numbers else sorted(names)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from helpers.datasets import KEYS, checked_targets, coco_annotations
+from helpers.datasets import KEYS
 
 CLASSES = ("circle", "square", "triangle")
 LECTURE_COLOURS = ((213, 94, 0), (0, 114, 178), (0, 158, 115))  # Okabe-Ito, one per class
@@ -220,18 +220,3 @@ def benchmark(split: str) -> ShapesDataset:
     if split not in SPLITS:
         raise ValueError(f"split must be one of {list(SPLITS)}, got {split!r}")
     return ShapesDataset(*SPLITS[split])
-
-
-def coco_dict(targets: list[dict[str, Tensor]], image_size: int) -> dict:
-    """COCO ground truth of `targets`; image i has id i and file `0000i.png`, class c id c + 1."""
-    rows = coco_annotations(checked_targets(targets, len(CLASSES)))
-    size = {"width": image_size, "height": image_size}
-    return {
-        "info": {
-            "description": "Shapes benchmark of the object-detection lectures",
-            "version": "1",
-        },
-        "images": [{"id": i, "file_name": f"{i:05d}.png"} | size for i in range(len(targets))],
-        "annotations": [row | {"category_id": row["category_id"] + 1} for row in rows],
-        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)],
-    }

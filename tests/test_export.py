@@ -1,7 +1,10 @@
 """The benchmark as PNG and COCO JSON: what is written is what is in memory, nothing overwritten."""
 
+import json
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -65,3 +68,44 @@ def test_export_accepts_an_empty_directory(tmp_path, small_benchmark):
         *shapes.SPLITS,
         *(f"{split}.json" for split in shapes.SPLITS),
     }
+
+
+# COCO ground truth
+
+
+def test_coco_dict_of_no_images_and_of_an_image_without_objects():
+    assert export.coco_dict([], 128)["images"] == []
+    nothing = {"boxes": torch.empty(0, 4), "labels": torch.empty(0, dtype=torch.long)}
+    ground_truth = export.coco_dict([nothing], 128)
+    assert len(ground_truth["images"]) == 1 and ground_truth["annotations"] == []
+    json.dumps(ground_truth)
+
+
+TWO = torch.tensor([[0.0, 0, 10, 10], [50, 50, 80, 80]])
+NAMES = torch.tensor([0, 2])
+BAD_TRUTH = {  # test_datasets.py tries more
+    "no labels": ({"boxes": TWO}, r" must have \['boxes', 'labels'\], got \['boxes'\]"),
+    "no class": ({"labels": NAMES + 5}, r"\['labels'\] must lie in 0..2, got \[5, 7\], row 0 is 5"),
+    "negative": ({"labels": -NAMES}, r"\['labels'\] must lie in 0..2, got \[0, -2\], row 1 is -2"),
+    "few labels": ({"labels": NAMES[:1]}, r"\['labels'\] must have shape \(2,\), got \(1,\)"),
+    "reversed": ({"boxes": TWO[:, [2, 3, 0, 1]]}, r"\['boxes'\] must have x1 <= x2 .* row 0"),
+    "NaN": ({"boxes": TWO * float("nan")}, r"\['boxes'\] must be finite, row 0"),
+    "a crowd": ({"iscrowd": NAMES}, r"\['iscrowd'\] must not be set: .* row 1 is 2"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_TRUTH)
+def test_coco_dict_of_bad_targets_names_them(bad):
+    change, message = BAD_TRUTH[bad]
+    good = {"boxes": TWO, "labels": NAMES}
+    second = change if bad == "no labels" else good | change
+    with pytest.raises(ValueError, match=rf"^targets\[1\]{message}"):
+        export.coco_dict([good, second], 128)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.uint8, torch.int64])
+def test_coco_dict_of_targets_of_any_type(dtype):
+    target = {"boxes": TWO.to(dtype), "labels": NAMES.to(torch.uint8)}
+    assert export.coco_dict([target], 128) == export.coco_dict(
+        [{"boxes": TWO, "labels": NAMES}], 128
+    )

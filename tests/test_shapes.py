@@ -1,6 +1,5 @@
 """The data generator against its own masks, and the benchmark against its frozen checksums."""
 
-import json
 import re
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from helpers.shapes import (
     SPLITS,
     ShapesDataset,
     benchmark,
-    coco_dict,
     make_scene,
     shape_mask,
 )
@@ -273,42 +271,3 @@ def test_the_card_names_every_photograph():
     from helpers.photos import PHOTOS
 
     assert {f"`{name}`" for name in PHOTOS} <= {row[0] for row in card_rows()}
-
-
-# COCO ground truth
-
-
-def test_coco_dict_of_no_images_and_of_an_image_without_objects():
-    assert coco_dict([], 128)["images"] == []
-    nothing = {"boxes": torch.empty(0, 4), "labels": torch.empty(0, dtype=torch.long)}
-    ground_truth = coco_dict([nothing], 128)
-    assert len(ground_truth["images"]) == 1 and ground_truth["annotations"] == []
-    json.dumps(ground_truth)
-
-
-TWO = torch.tensor([[0.0, 0, 10, 10], [50, 50, 80, 80]])
-NAMES = torch.tensor([0, 2])
-BAD_TRUTH = {  # test_datasets.py tries more
-    "no labels": ({"boxes": TWO}, r" must have \['boxes', 'labels'\], got \['boxes'\]"),
-    "no class": ({"labels": NAMES + 5}, r"\['labels'\] must lie in 0..2, got \[5, 7\], row 0 is 5"),
-    "negative": ({"labels": -NAMES}, r"\['labels'\] must lie in 0..2, got \[0, -2\], row 1 is -2"),
-    "few labels": ({"labels": NAMES[:1]}, r"\['labels'\] must have shape \(2,\), got \(1,\)"),
-    "reversed": ({"boxes": TWO[:, [2, 3, 0, 1]]}, r"\['boxes'\] must have x1 <= x2 .* row 0"),
-    "NaN": ({"boxes": TWO * float("nan")}, r"\['boxes'\] must be finite, row 0"),
-    "a crowd": ({"iscrowd": NAMES}, r"\['iscrowd'\] must not be set: .* row 1 is 2"),
-}
-
-
-@pytest.mark.parametrize("bad", BAD_TRUTH)
-def test_coco_dict_of_bad_targets_names_them(bad):
-    change, message = BAD_TRUTH[bad]
-    good = {"boxes": TWO, "labels": NAMES}
-    second = change if bad == "no labels" else good | change
-    with pytest.raises(ValueError, match=rf"^targets\[1\]{message}"):
-        coco_dict([good, second], 128)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.uint8, torch.int64])
-def test_coco_dict_of_targets_of_any_type(dtype):
-    target = {"boxes": TWO.to(dtype), "labels": NAMES.to(torch.uint8)}
-    assert coco_dict([target], 128) == coco_dict([{"boxes": TWO, "labels": NAMES}], 128)
