@@ -7,6 +7,7 @@ from torch import nn
 
 from experiments.outcome import Outcome
 from helpers import detectors, lessons
+from helpers.evaluation import coco_ap
 from helpers.training import budget, pick_device
 
 LECTURE, MODEL = "10_your_own_data", "FCOS on EfficientNet-Lite0"
@@ -117,7 +118,7 @@ def held_out(model, views) -> float:
     _, tiles = shuffled_tiles(whole, trees)
     found = [lesson.detect(model, image) for image, _ in tiles]
     truth = [targets_of(boxes) for _, boxes in tiles]
-    return lesson.evaluation.coco_ap(found, truth, 1)["AP50"]
+    return coco_ap(found, truth, 1)["AP50"]
 
 
 def train(seed: int, stages=lesson.PretrainedStages, views=slope, share: float = 1.0) -> Outcome:

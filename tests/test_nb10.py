@@ -1,0 +1,389 @@
+"""The code of notebook 10 against its oracles, on random and on nasty input."""
+
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from shared import notebook_code
+from torch import nn
+from torchvision.ops import box_iou
+
+from helpers import lessons
+from helpers.evaluation import coco_eval
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def nb():
+    plt.switch_backend("agg")
+    fcos = lessons.load("07_fcos", DEVICE=CPU)
+    with notebook_code("10_your_own_data", SEED=0, DEVICE=CPU, fcos=fcos) as module:
+        yield module
+
+
+@pytest.fixture(scope="module")
+def model(nb):
+    torch.manual_seed(0)
+    return nb.TreeDetector().eval()
+
+
+def boxes_in(size, count, seed=0):
+    """Random boxes (count, 4) within an image of (height, width)."""
+    rng = np.random.RandomState(seed)
+    sides = np.array([size[1], size[0]] * 2)
+    corners = np.sort(rng.uniform(size=(count, 2, 2)), axis=1).reshape(count, 4)
+    return torch.tensor(corners * sides, dtype=torch.float32)
+
+
+@st.composite
+def several_boxes(draw, side=100):
+    whole = st.integers(0, side)
+    found = []
+    for _ in range(draw(st.integers(0, 8))):
+        x, y = sorted(draw(st.tuples(whole, whole))), sorted(draw(st.tuples(whole, whole)))
+        found.append([x[0], y[0], x[1] + 1, y[1] + 1])
+    return torch.tensor(found).float().reshape(-1, 4)
+
+
+# ---------------------------------------------------------------- tiles
+
+
+@given(st.integers(1, 3000), st.integers(1, 600), st.integers(1, 600))
+def test_tiles_cover_a_side_and_end_with_it(nb, length, side, step):
+    step = min(step, side)  # else there are gaps
+    starts = nb.corners(length, side, step)
+    assert starts == sorted(set(starts)) and starts[0] == 0
+    covered = set().union(*(range(s, min(s + side, length)) for s in starts))
+    assert len(covered) == length
+    assert starts[-1] + side == length or starts == [0]
+
+
+@given(st.integers(200, 2500), st.integers(1, 127))
+def test_what_is_smaller_than_the_overlap_is_whole_in_some_tile(nb, length, size):
+    for start in (0, 1, length // 3, length - size):
+        starts = nb.corners(length, 512, 512 - 128)
+        assert any(s <= start and start + size <= s + 512 for s in starts)
+
+
+def test_a_tile_keeps_what_is_left_enough(nb):
+    boxes = torch.tensor([[90.0, 0, 110, 20], [94, 0, 114, 20], [80, 0, 101, 20], [0, 0, 5, 5]])
+    left = nb.cut(boxes, 100, 0, 64)  # half of it, more than half, a sliver, nothing
+    assert left.tolist() == [[0, 0, 10, 20], [0, 0, 14, 20]]
+    assert nb.cut(boxes[:0], 3, 4, 64).shape == (0, 4)
+
+
+@given(several_boxes(), st.integers(0, 80), st.integers(0, 80), st.floats(0.01, 1))
+def test_cut_boxes_lie_in_the_tile_and_keep_their_share(nb, boxes, x, y, least):
+    left = nb.cut(boxes, x, y, 32, least)
+    assert (left >= 0).all() and (left <= 32).all()
+    expected = 0
+    for x1, y1, x2, y2 in boxes.tolist():
+        w, h = min(x2, x + 32) - max(x1, x), min(y2, y + 32) - max(y1, y)
+        area = max(w, 0) * max(h, 0)
+        expected += np.float32(area) >= np.float32(least) * np.float32((x2 - x1) * (y2 - y1))
+    assert len(left) == expected
+
+
+# ---------------------------------------------------------------- views
+
+
+@pytest.mark.parametrize("turn", range(8))
+def test_a_turned_box_holds_the_same_pixels(nb, turn):
+    image = torch.arange(3 * 20 * 31).view(3, 20, 31)
+    box = torch.tensor([[4.0, 7, 15, 12]])
+    view, turned = nb.turned(image, box, turn)
+    assert sorted(view.shape[1:]) == [20, 31]
+    x1, y1, x2, y2 = turned[0].long().tolist()
+    assert sorted(view[:, y1:y2, x1:x2].flatten().tolist()) == sorted(
+        image[:, 7:12, 4:15].flatten().tolist()
+    )
+
+
+def test_the_eight_views_are_different_and_the_first_is_the_image(nb):
+    image, none = torch.arange(3 * 8 * 8).view(3, 8, 8), torch.zeros(0, 4)
+    views = [nb.turned(image, none, turn)[0] for turn in range(8)]
+    assert torch.equal(views[0], image)
+    assert len({tuple(view.flatten().tolist()) for view in views}) == 8
+
+
+@pytest.mark.parametrize("turn", range(4))
+def test_the_first_four_views_are_their_own_way_back(nb, turn):
+    image, boxes = torch.rand(3, 9, 14), boxes_in((9, 14), 5)
+    back, same = nb.turned(*nb.turned(image, boxes, turn), turn)
+    assert torch.equal(back, image) and torch.allclose(same, boxes, atol=1e-4)
+
+
+# ---------------------------------------------------------------- the detector
+
+
+@pytest.mark.parametrize("frozen", range(4))
+def test_kept_maps_give_the_same_answer_whatever_is_frozen(nb, model, frozen):
+    other = nb.TreeDetector(lambda: nb.PretrainedStages(frozen)).eval()
+    other.load_state_dict(model.state_dict())
+    images = nb.normalised(torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8))
+    with torch.no_grad():
+        ours = other(other.stages.keep(images))
+        expected = model(model.stages.keep(images))
+    assert len(other.stages.keep(images)) == max(1, frozen)
+    for maps, wanted in zip(ours, expected):
+        assert [m.shape[2:] for m in maps] == [(8, 12), (4, 6), (2, 3)]
+        assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(maps, wanted))
+
+
+@pytest.mark.parametrize("frozen", range(4))
+def test_what_is_frozen_is_not_trained_and_keeps_its_statistics(nb, frozen):
+    stages = nb.PretrainedStages(frozen).train()
+    assert not any(module.training for module in stages.modules())
+    trained = [any(p.requires_grad for p in stage.parameters()) for stage in stages.stages]
+    assert trained == [number >= frozen for number in range(3)]
+
+
+@pytest.mark.parametrize("size", [(64, 64), (65, 33), (1, 1)])
+def test_images_are_filled_up_to_whole_cells_with_grey(nb, size):
+    image = nb.normalised(torch.full((1, 3, *size), 255, dtype=torch.uint8))
+    assert all(n % 32 == 0 and n >= s for n, s in zip(image.shape[2:], size))
+    assert (image[..., : size[0], : size[1]] == 1).all()
+    rest = image[..., size[0] :, :]
+    assert rest.numel() == 0 or rest.abs().max() < 0.01
+
+
+def test_batches_are_cut_out_of_kept_maps_where_the_boxes_are(nb):
+    """With nothing frozen, the maps are the pixels: a bright box must be bright in every tile."""
+    image = torch.zeros(3, 300, 420, dtype=torch.uint8)
+    boxes = torch.tensor([[60.0, 90, 100, 120], [200, 30, 260, 100], [300, 200, 380, 290]])
+    for x1, y1, x2, y2 in boxes.long().tolist():
+        image[:, y1:y2, x1:x2] = 255
+    stages = nb.PretrainedStages(0)
+    views = nb.kept_views(stages, image, boxes)
+    assert len(views) == 8
+    seen = 0
+    for (pixels,), found in nb.random_tiles(views, stages.strides, 6, 0, side=128, batch_size=4):
+        assert pixels.shape == (4, 3, 128, 128)
+        for tile, its_boxes in zip(pixels, found):
+            for x1, y1, x2, y2 in its_boxes.round().long().tolist():
+                assert (tile[:, y1:y2, x1:x2] == 1).all()
+                seen += 1
+    assert seen > 10
+
+
+@pytest.mark.parametrize("frozen", [0, 1, 3])
+def test_kept_maps_of_a_tile_are_those_of_the_photograph(nb, frozen):
+    """Away from the borders, where the photograph goes on and a lone tile ends."""
+    torch.manual_seed(0)
+    image = torch.randint(0, 256, (3, 256, 256), dtype=torch.uint8)
+    stages = nb.PretrainedStages(frozen)
+    views = [(stages.keep(nb.normalised(image[None])), torch.zeros(0, 4))]
+    ((maps, _),) = nb.random_tiles(views, stages.strides, 1, 0, side=256, batch_size=1)
+    for got, wanted in zip(maps, views[0][0]):
+        assert torch.equal(got, wanted)
+
+
+def test_a_training_changes_what_is_not_frozen_and_nothing_else(nb):
+    image, boxes = torch.randint(0, 256, (3, 128, 160), dtype=torch.uint8), boxes_in((128, 160), 5)
+    before = nb.PretrainedStages(1).state_dict()
+
+    def views(stages):
+        return nb.kept_views(stages, image, boxes, [0, 5])
+
+    model, history = nb.train_trees(2, 0, views, side=64)
+    assert set(history) == {"focal", "iou", "centerness"} and len(history["iou"]) == 2
+    after = model.stages.state_dict()
+    moved = {n.split(".")[1] for n in before if not torch.equal(before[n], after[n])}
+    assert moved == {"1", "2"}
+    assert not [n for n in before if "running" in n and not torch.equal(before[n], after[n])]
+
+
+def test_a_training_without_a_single_tree(nb):
+    image = torch.zeros(3, 64, 64, dtype=torch.uint8)
+
+    def views(stages):
+        return nb.kept_views(stages, image, torch.zeros(0, 4), [0])
+
+    _, history = nb.train_trees(1, 0, views, side=64)
+    assert all(math.isfinite(value) for column in history.values() for value in column)
+
+
+# ---------------------------------------------------------------- one answer for a photograph
+
+
+class Sees(nn.Module):
+    """A detector that sees bright squares, also those of which a tile has only a part."""
+
+    strides = (8, 16, 32)
+
+    def __init__(self):
+        super().__init__()
+        self.stages = self
+
+    def keep(self, images):
+        return [images]
+
+    def forward(self, kept):
+        return kept
+
+
+@pytest.fixture
+def bright(nb, monkeypatch):
+    """The page's `detect` with a detector whose answers are the bright pixels' bounds."""
+    from scipy.ndimage import find_objects, label
+
+    def decode(kept, size, **_):
+        picture = kept[0][0, 0].numpy() > 0.9
+        spots = find_objects(label(picture)[0])
+        boxes = [[x.start, y.start, x.stop, y.stop] for y, x in spots]
+        boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+        scores = 0.5 + 0.4 * (boxes[:, 2] - boxes[:, 0]) / 100
+        return [{"boxes": boxes, "scores": scores}]
+
+    monkeypatch.setattr(nb.fcos, "decode_predictions", decode)
+    return lambda image, **look: nb.detect(Sees(), image, **look)
+
+
+def bright_squares(size, squares):
+    image = torch.zeros(3, *size, dtype=torch.uint8)
+    for x, y, side in squares:
+        image[:, y : y + side, x : x + side] = 255
+    return image
+
+
+@pytest.mark.parametrize("size", [(400, 400), (1035, 1249), (100, 700), (512, 513), (30, 20)])
+def test_every_tree_counts_once_wherever_the_seams_are(nb, bright, size):
+    squares = [
+        (x, y, 9 + (x * 7 + y) % 60)
+        for y in range(3, size[0] - 70, 83)
+        for x in range(5, size[1] - 70, 79)
+    ] or [(2, 3, 10)]
+    image = bright_squares(size, squares)
+    found = bright(image)
+    wanted = sorted([x, y, x + s, y + s] for x, y, s in squares)
+    assert sorted(map(list, found["boxes"].tolist())) == wanted
+    assert len(bright(image, leave_seams=False, iou=None)["boxes"]) >= len(wanted)
+
+
+def test_without_the_rule_of_seams_halves_remain(nb, bright):
+    image = bright_squares((600, 900), [(495, 100, 60)])  # from 495 to 555: one tile ends at 512
+    assert len(bright(image)["boxes"]) == 1
+    assert len(bright(image, leave_seams=False)["boxes"]) == 2
+
+
+def test_trees_at_the_border_of_the_photograph_stay(nb, bright):
+    image = bright_squares((600, 900), [(0, 0, 30), (870, 570, 30), (400, 0, 40)])
+    assert len(bright(image)["boxes"]) == 3
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 100), (400, 400)])
+def test_the_real_detector_takes_any_size_and_stays_inside(nb, model, size):
+    image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
+    found = nb.detect(model, image, threshold=0.0)
+    assert set(found) == {"boxes", "scores", "labels"} and len(found["boxes"]) > 0
+    assert (found["boxes"] >= 0).all()
+    assert (found["boxes"] <= torch.tensor([size[1], size[0]] * 2)).all()
+    assert (found["scores"].diff() <= 0).all()
+
+
+# ---------------------------------------------------------------- measures
+
+
+@given(several_boxes(), several_boxes())
+def test_hits_are_those_of_pycocotools(nb, boxes, trees):
+    right, taken = nb.hits(boxes, trees, iou=0.5)
+    assert right.sum() == taken.sum()
+    scores = torch.linspace(1, 0.5, len(boxes)) if len(boxes) else torch.zeros(0)
+    labels = torch.zeros(len(boxes), dtype=torch.long)
+    found = {"boxes": boxes, "scores": scores, "labels": labels}
+    truth = {"boxes": trees, "labels": torch.zeros(len(trees), dtype=torch.long)}
+    if not len(trees):
+        return
+    result = coco_eval([found], [truth], 1, {"all": (0, 1e10)}, 1000)
+    recall = result.eval["recall"][0, 0, 0, 0]
+    if len(boxes):
+        assert right.sum().item() == round(recall * len(trees))
+
+
+def test_hits_of_a_duplicate_and_of_nothing(nb):
+    tree = torch.tensor([[0.0, 0, 10, 10]])
+    right, taken = nb.hits(torch.cat([tree, tree]), tree)
+    assert right.tolist() == [True, False] and taken.tolist() == [True]
+    assert nb.hits(tree, tree[:0])[0].tolist() == [False]
+    assert nb.hits(tree[:0], tree)[1].tolist() == [False]
+
+
+@given(st.lists(st.floats(0.05, 1), min_size=1, max_size=30, unique=True), st.integers(0, 29))
+def test_above_the_counting_threshold_are_as_many_as_wanted(nb, scores, number):
+    found = {"scores": torch.tensor(scores)}
+    if len(set(found["scores"].tolist())) == len(scores) and number < len(scores):
+        threshold = nb.counting_threshold(found, number)
+        assert (found["scores"] > threshold).sum() == number
+    nb.counting_threshold(found, 1000)  # more trees than boxes
+
+
+def test_blocks_count_every_box_once(nb):
+    boxes = boxes_in((100, 200), 500)
+    counts = nb.per_block(boxes, (100, 200))
+    assert counts.shape == (20,) and counts.sum() == 500
+    corner = torch.tensor([[190.0, 90, 200, 100]])
+    assert nb.per_block(corner, (100, 200)).tolist() == [0] * 19 + [1]
+    assert nb.per_block(boxes[:0], (100, 200)).tolist() == [0] * 20
+
+
+def test_average_precision_of_the_truth_is_one(nb):
+    trees = boxes_in((1000, 1000), 300)
+    trees = trees[((trees[:, 2:] - trees[:, :2]) > 1).all(dim=1)]
+    scores = torch.rand(len(trees))
+    found = {"boxes": trees, "scores": scores, "labels": torch.zeros(len(trees)).long()}
+    assert nb.average_precision(found, trees) == {"AP": 1.0, "AP50": 1.0}  # more than COCO's 100
+    nothing = {key: value[:0] for key, value in found.items()}
+    assert nb.average_precision(nothing, trees)["AP50"] == 0
+
+
+# ---------------------------------------------------------------- your folder
+
+
+def test_photographs_of_all_sizes_are_padded_with_a_mask(nb):
+    sizes = [(100, 200), (200, 100), (7, 300), (64, 64)]
+    pairs = []
+    for size in sizes:
+        target = {"boxes": boxes_in(size, 3), "labels": torch.tensor([0, 1, 0])}
+        target["iscrowd"] = torch.tensor([0, 1, 0])
+        pairs.append((torch.full((3, *size), 200, dtype=torch.uint8), target))
+    data = nb.Padded(pairs, ["a", "b"], side=128)
+    assert data.images.shape == (4, 3, 128, 128) and len(data) == 4
+    for image, mask, target, (original, truth), size in zip(
+        data.images, data.mask, data.targets, pairs, sizes
+    ):
+        assert (image[:, mask] == 200).all() and (image[:, ~mask] == 127).all()
+        scale = 128 / max(size)
+        assert mask.sum() == max(1, round(size[0] * scale)) * max(1, round(size[1] * scale))
+        assert target["labels"].tolist() == [0, 0]  # the crowd is left out
+        assert torch.allclose(target["boxes"], truth["boxes"][[0, 2]] * scale)
+    without = [(pairs[0][0], {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long()})]
+    assert len(nb.Padded(without, ["a"]).targets[0]["boxes"]) == 0
+
+
+def test_a_lecture_loaded_with_ones_own_classes_trains_on_ones_own_images(nb):
+    pairs = [
+        (
+            torch.randint(0, 256, (3, 90, 160), dtype=torch.uint8),
+            {"boxes": torch.tensor([[10.0, 10, 60, 70]]), "labels": torch.tensor([0])},
+        )
+    ] * 4
+    mine = nb.Padded(pairs, ["tree"])
+    yolo = lessons.load("05_yolo", CLASSES=mine.classes, train_set=mine, SEED=0, DEVICE=CPU)
+    assert yolo.C == 1
+    net, history = yolo.train_yolo(2, 0)
+    assert len(history["xy"]) == 2
+    with torch.no_grad():
+        assert net(torch.zeros(1, 3, 128, 128)).shape[-1] == 6
+
+
+def test_the_places_of_the_page(nb):
+    sizes = {"slope": 574, "road": 279, "Florida": 61, "California": 37}
+    for name, trees in sizes.items():
+        image, boxes = nb.place(name)
+        assert image.shape[0] == 3 and image.dtype == torch.uint8 and len(boxes) == trees
+        assert (box_iou(boxes, boxes).fill_diagonal_(0) < 0.3).all()  # NMS at 0.3 loses nobody
