@@ -125,7 +125,7 @@ def train(seed: int, stages=lesson.PretrainedStages, views=slope, share: float =
     """The lesson's training of one variant, and what it finds on the road and elsewhere."""
     start = detectors.now(DEVICE)
     steps = max(1, round(STEPS * share))
-    model, _ = lesson.train_trees(steps, seed, views, stages)
+    model, _ = lesson.train_detector(steps, seed, views, stages)
     seconds = detectors.now(DEVICE) - start
     found = lesson.detect(model, ROAD)
     extra = {"AP50 held out": held_out(model, views)}

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from helpers.datasets import PhotoDataset
-from helpers.plotting import COLOURS, draw_boxes, show_image
+from helpers.plotting import COLOURS, draw_boxes, image_grid, show_image
 from helpers.shapes import CLASSES
 
 Edges = tuple[list[int], list[int]]  # start and end (exclusive) cell of each bin
@@ -689,4 +689,91 @@ def look_at(dataset: PhotoDataset, shown: int = 4) -> Figure:
     overlap = torch.cat(together) if together else torch.zeros(0)
     crowds.hist(overlap.clamp(min=0).numpy(), bins=np.linspace(0, 1, 21), color=COLOURS[1])
     crowds.set(xlabel="IoU with the nearest other box", ylabel="boxes", title="how crowded?")
+    return figure
+
+
+def pieces_figure(
+    image: Tensor, spots: Mapping[str, tuple[int, int]], side: int, boxes: Tensor
+) -> Figure:
+    """Square pieces of `image` (3, H, W) at (x, y), by title, with those of `boxes` (N, 4)."""
+    figure, axes = plt.subplots(1, len(spots), figsize=(13.8, 4.9), layout="constrained")
+    for ax, (title, (x, y)) in zip(np.atleast_1d(axes), spots.items()):
+        show_image(ax, image[:, y : y + side, x : x + side], title)
+        draw_boxes(ax, _near(boxes, x, y, side))
+    return figure
+
+
+def _near(boxes: Tensor, x: int, y: int, side: int) -> Tensor:
+    """Boxes (N, 4) in a square at (x, y), cut at its sides; slivers are left out."""
+    near = (boxes - boxes.new_tensor([x, y, x, y])).clamp(0, side)
+    return near[((near[:, 2:] - near[:, :2]) > 8).all(dim=1)]
+
+
+def places_figure(places: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
+    """Of (image, boxes) by name of a place: sizes of the boxes, brightness of the pixels."""
+    figure, axes = plt.subplots(1, 2, figsize=(13.5, 4), layout="constrained")
+    look = {"density": True, "histtype": "step", "linewidth": 2.5}
+    for name, (image, boxes) in places.items():
+        side = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).sqrt()
+        axes[0].hist(side.numpy(), bins=range(5, 110, 5), label=name, **look)
+        brightness = image[:, ::4, ::4].float().mean(dim=0).flatten()
+        axes[1].hist(brightness.numpy(), bins=range(0, 256, 8), label=name, **look)
+    axes[0].set(xlabel="root of a box's area, px", ylabel="density")
+    axes[1].set(xlabel="brightness of a pixel", ylabel="density")
+    axes[0].legend()
+    return figure
+
+
+def show_hits(ax: Axes, image: Tensor, boxes: Tensor, right: Tensor, missed: Tensor) -> None:
+    """Boxes (N, 4) on an image, green where they are `right` (N,), else orange; missed: dashed."""
+    show_image(ax, image)
+    draw_boxes(ax, missed, colours="black", line_style="--")
+    draw_boxes(ax, boxes[right], colours=COLOURS[2])
+    draw_boxes(ax, boxes[~right], colours=COLOURS[0])
+
+
+def count_figure(errors: Tensor, counts: Tensor, counted: int, truth: int) -> Figure:
+    """Errors of a count (rows, columns) by block, and redrawn counts beside it and the truth."""
+    figure, axes = plt.subplots(1, 2, figsize=(13.5, 4.6), layout="constrained")
+    most = max(1, int(errors.abs().max()))
+    axes[0].imshow(errors.numpy(), cmap="RdBu_r", vmin=-2 * most, vmax=2 * most)
+    for (row, column), error in np.ndenumerate(errors.numpy()):
+        axes[0].text(column, row, f"{error:+d}", ha="center", va="center", fontsize=16)
+    axes[0].set(title="too many or too few, by block", xticks=[], yticks=[])
+    axes[0].grid(False)
+    axes[1].hist(counts.numpy(), bins=40, color=COLOURS[5])
+    axes[1].axvline(truth, color="black", ls="--", label="drawn by people")
+    axes[1].axvline(counted, color=COLOURS[0], label="counted")
+    axes[1].set(xlabel="count of a redrawn photograph", ylabel="draws")
+    axes[1].legend()
+    return figure
+
+
+def score_maps_figure(image: Tensor, maps: Mapping[str, Tensor]) -> Figure:
+    """An image, and over it maps (h, w) of scores in 0..1, each under its title."""
+    figure, axes = plt.subplots(1, 1 + len(maps), figsize=(13.8, 4.9), layout="constrained")
+    height, width = image.shape[1:]
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    show_image(axes[0], image)
+    for ax, (title, heat) in zip(axes[1:], maps.items()):
+        show_image(ax, image, title)
+        ax.imshow(heat.numpy(), extent=extent, cmap="inferno", alpha=0.75, vmin=0, vmax=0.8)
+    return figure
+
+
+def closeups_figure(
+    image: Tensor, boxes: Tensor, drawn: Tensor, titles: Mapping[int, str], side: int = 120
+) -> Figure:
+    """A square of `side` pixels around each of `boxes` (N, 4), in orange; `drawn` ones dashed.
+
+    titles: by number of the box.
+    """
+    figure, axes = image_grid(len(boxes), columns=4, size=3.4)
+    height, width = image.shape[1:]
+    for number, (ax, box) in enumerate(zip(axes, boxes)):
+        x, y = ((box[:2] + box[2:] - side) / 2).round().long().tolist()
+        x, y = min(max(0, x), width - side), min(max(0, y), height - side)
+        show_image(ax, image[:, y : y + side, x : x + side], titles.get(number, ""))
+        draw_boxes(ax, _near(drawn, x, y, side), colours="black", line_style="--")
+        draw_boxes(ax, (box - box.new_tensor([x, y, x, y]))[None])
     return figure

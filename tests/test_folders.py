@@ -313,10 +313,8 @@ def photographs(draw):
         width, height = draw(st.integers(2, 300)), draw(st.integers(2, 300))
         boxes, labels = [], []
         for _ in range(draw(st.integers(0, 5))):
-            x = draw(st.floats(0, width - 1, width=32))
-            y = draw(st.floats(0, height - 1, width=32))
-            w = draw(st.floats(1, width - x, width=32, exclude_min=False)) if width - x > 1 else 1
-            h = draw(st.floats(1, height - y, width=32)) if height - y > 1 else 1
+            x, y = (draw(st.integers(0, 8 * (n - 1))) / 8 for n in (width, height))
+            w, h = (draw(st.integers(8, int(8 * n))) / 8 for n in (width - x, height - y))
             boxes.append([x, y, x + w, y + h])
             labels.append(draw(st.integers(0, 2)))
         found.append(((width, height), boxes, labels))

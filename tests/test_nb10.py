@@ -190,7 +190,7 @@ def test_a_training_changes_what_is_not_frozen_and_nothing_else(nb):
     def views(stages):
         return nb.kept_views(stages, image, boxes, [0, 5])
 
-    model, history = nb.train_trees(2, 0, views, side=64)
+    model, history = nb.train_detector(2, 0, views, side=64)
     assert set(history) == {"focal", "iou", "centerness"} and len(history["iou"]) == 2
     after = model.stages.state_dict()
     moved = {n.split(".")[1] for n in before if not torch.equal(before[n], after[n])}
@@ -204,7 +204,7 @@ def test_a_training_without_a_single_tree(nb):
     def views(stages):
         return nb.kept_views(stages, image, torch.zeros(0, 4), [0])
 
-    _, history = nb.train_trees(1, 0, views, side=64)
+    _, history = nb.train_detector(1, 0, views, side=64)
     assert all(math.isfinite(value) for column in history.values() for value in column)
 
 
@@ -353,7 +353,7 @@ def test_photographs_of_all_sizes_are_padded_with_a_mask(nb):
         pairs.append((torch.full((3, *size), 200, dtype=torch.uint8), target))
     data = nb.Padded(pairs, ["a", "b"], side=128)
     assert data.images.shape == (4, 3, 128, 128) and len(data) == 4
-    for image, mask, target, (original, truth), size in zip(
+    for image, mask, target, (_, truth), size in zip(
         data.images, data.mask, data.targets, pairs, sizes
     ):
         assert (image[:, mask] == 200).all() and (image[:, ~mask] == 127).all()
