@@ -17,7 +17,7 @@ from torchvision.ops import batched_nms, box_iou, nms
 from helpers import lessons, records
 from helpers.detectors import to_input
 from helpers.evaluation import coco_ap
-from helpers.exercises import boxes, yolo
+from helpers.exercises import boxes, own_data, yolo
 from helpers.exercises import exercise as frame
 from helpers.exercises.exercise import TO_DO, Exercise
 from helpers.shapes import benchmark
@@ -326,6 +326,66 @@ SOFT = {
     "ZeroDivisionError": lambda b, s, _: 1 / 0,
 }
 MISTAKES |= {"boxes.q1": THREE, "boxes.q2": RANKED, "boxes.q3": SOFT}
+
+TILES = {
+    "the overlap is missing: tiles begin every 512 - 128 pixels": 48,
+    "the last tile of each row and column is missing": 70,
+    "rows times columns, not plus": 19,
+    "that is one row": 11,
+    "that is one column": 8,
+    "Count the corners of a row, and those of a column": 7,
+}
+
+
+def as_line(box, integer=int):
+    """A reader of YOLO's lines whose box comes from (x, y, w, h, width, height)."""
+
+    def read(line, width, height):
+        label, *numbers = line.split()
+        return integer(label), box(*map(float, numbers), width, height)
+
+    return read
+
+
+def corners_of(x, y, w, h, width, height):
+    left, top = (x - w / 2) * width, (y - h / 2) * height
+    return left, top, left + w * width, top + h * height
+
+
+LINES = {
+    "two things are wanted, the class and the box": lambda line, w, h: [1, 2],
+    "the class of '0 0.5 0.5 0.2 0.4' is the number 0, got '0'": as_line(corners_of, str),
+    "that is in units of the image": as_line(lambda x, y, w, h, *_: corners_of(x, y, w, h, 1, 1)),
+    "x goes with the width, y with the height": as_line(
+        lambda x, y, w, h, width, height: corners_of(x, y, w, h, height, width)
+    ),
+    "x and y are the centre: a box begins half its size before": as_line(
+        lambda x, y, w, h, *size: corners_of(x + w / 2, y + h / 2, w, h, *size)
+    ),
+    "width and height are no corner: add them": as_line(
+        lambda x, y, w, h, width, height: (
+            *corners_of(x, y, w, h, width, height)[:2],
+            w * width,
+            h * height,
+        )
+    ),
+    "half of the size on each side": as_line(
+        lambda x, y, w, h, *size: corners_of(x, y, 2 * w, 2 * h, *size)
+    ),
+    "in 200 × 100 pixels is [80.0, 30.0, 120.0, 70.0], got": as_line(lambda *_: (1, 2, 3, 4)),
+}
+DIVIDED = {  # b: boxes (M, 4), r: row
+    "two masks are wanted, got Tensor": lambda b, r: b[:, 3] <= r,
+    "by their middle: the tree on the line is in both photographs then": lambda b, r: (
+        b[:, 1] + b[:, 3] <= 2 * r,
+        b[:, 1] + b[:, 3] > 2 * r,
+    ),
+    "above: the whole tree, its far side as well": lambda b, r: (b[:, 1] < r, b[:, 1] >= r),
+    "below: the whole tree, its far side as well": lambda b, r: (b[:, 3] <= r, b[:, 3] > r),
+    "the mask above must have shape (5,), got (1,)": lambda b, r: (b[:1, 3] <= r, b[:, 1] >= r),
+    "the mask below must be of type bool": lambda b, r: (b[:, 3] <= r, (b[:, 1] >= r).float()),
+}
+MISTAKES |= {"own_data.q1": TILES, "own_data.q2": LINES, "own_data.q3": DIVIDED}
 CASES = [(place, said) for place, mistakes in MISTAKES.items() for said in mistakes]
 
 
@@ -362,6 +422,12 @@ RIGHT = {
         ),
     ],
     "boxes.q3": [lambda b, s, sigma: softened(b, s, lambda o: torch.exp(-(o**2) / sigma))],
+    "own_data.q1": [88, 88.0],
+    "own_data.q2": [as_line(corners_of), as_line(lambda *a: torch.tensor(corners_of(*a)), float)],
+    "own_data.q3": [
+        lambda b, r: [b[:, 3] <= r, b[:, 1] >= r],
+        lambda b, r: (r >= b[:, 3], ~(b[:, 1] < r)),
+    ],
 }
 
 
@@ -471,6 +537,35 @@ def test_reports_that_are_read_together_move_the_ap():
         assert after < wanted == pytest.approx(before + boxes.GAIN, abs=1e-3)
     tasks = [cell.source for cell in section_of("boxes") if cell.cell_type == "markdown"]
     assert f" {boxes.GAIN:g} " in tasks[3] and f" {boxes.IMAGES} images" in tasks[3]
+
+
+@pytest.mark.parametrize(
+    "answer, said",
+    [
+        (lambda detect, turned, image: detect(image), "boxes and scores are wanted, got dict"),
+        (
+            lambda detect, turned, image: (torch.zeros(2, 4), torch.zeros(3)),
+            "boxes (N, 4) and scores (N,) are wanted, got (2, 4) and (3,)",
+        ),
+    ],
+)
+def test_boxes_and_scores_are_asked_for(answer, said):
+    assert said in EVERY["own_data.q4"].verdict(answer)
+
+
+def test_views_that_are_not_turned_back_are_noticed():
+    def asked_once(detect, turned, image):
+        return tuple(detect(image)[key] for key in ("boxes", "scores"))
+
+    def not_back(detect, turned, image):
+        return asked_once(detect, turned, turned(image, torch.zeros(0, 4), 1)[0])
+
+    said = [EVERY["own_data.q4"].verdict(answer) for answer in (asked_once, not_back)]
+    assert "What do two views say of one tree" in said[0] and "turned back?" in said[1]
+    once, wanted = re.search(r"asked once it is (\S+), (\S+) is wanted", said[0]).groups()
+    assert float(wanted) == pytest.approx(float(once) + own_data.GAIN, abs=1e-3)
+    tasks = [cell.source for cell in section_of("own_data") if cell.cell_type == "markdown"]
+    assert f" {own_data.GAIN:g} " in tasks[3]
 
 
 def test_weights_for_the_exercise_are_those_of_the_page(page):
