@@ -8,21 +8,33 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex
+from PIL import Image
 
 from helpers import lessons
+from helpers.datasets import PhotoDataset
 from helpers.figures import (
     anchors_on_image_figure,
     ap_figure,
     base_anchors_figure,
+    closeups_figure,
+    count_figure,
     crowd_figure,
     focal_loss_figure,
+    forest_figure,
     fpn_figure,
+    look_at,
     nms_figure,
     overlap_figure,
+    pieces_figure,
+    places_figure,
     roi_pooling_figure,
+    score_maps_figure,
     shift_figure,
+    show_hits,
     time_shares_figure,
 )
+from helpers.plotting import COLOURS
 
 FEATURE = torch.arange(48.0).view(6, 8) - 20
 EDGES = {"rows": ([1, 2, 3], [2, 3, 5]), "columns": ([2, 3, 5], [4, 5, 7])}
@@ -301,3 +313,96 @@ def test_every_round_of_nms_has_a_panel_with_all_boxes_in_their_state(closed, ro
         assert styles.count("-") == kept and styles.count("--") == len(deleted)
         assert styles.count(":") == 3 - kept - gone
         assert len(ax.texts) == kept
+
+
+# ---------------------------------------------------------------- lecture 10
+
+
+def test_the_way_to_the_count_names_what_the_page_defines(closed):
+    page = lessons.load("10_your_own_data")
+    figure = forest_figure()
+    figure.canvas.draw()
+    words = " ".join(texts_of(figure)).replace("-\n", "").replace("_\n", "_").replace("\n", " ")
+    for name in ("corners", "cut", "PretrainedStages", "detect", "turned"):
+        assert name in words and callable(getattr(page, name))
+
+
+def some_photos(tmp_path, counts):
+    """A data set of grey photographs of growing size with so many boxes each, of two classes."""
+    files, targets = [], []
+    for number, count in enumerate(counts):
+        files.append(tmp_path / f"{number}.png")
+        Image.new("RGB", (60 + 40 * number, 50)).save(files[-1])
+        boxes = torch.tensor([[i, 2.0 * i, i + 20, 2 * i + 10] for i in range(count)])
+        labels = torch.arange(count) % 2
+        targets.append({"boxes": boxes.reshape(-1, 4), "labels": labels})
+    return PhotoDataset(files, targets, ["cat", "dog"])
+
+
+@pytest.mark.parametrize("counts", [[3], [0, 2], [1, 0, 4, 2, 7], [0]])
+def test_any_data_set_at_a_glance(closed, tmp_path, counts):
+    figure = look_at(some_photos(tmp_path, counts))
+    figure.canvas.draw()
+    *photos, sizes, kinds, crowds = figure.axes
+    assert [ax.get_title().split(", ")[1] for ax in photos] == [
+        f"{count} objects" for count in counts[:4]
+    ]
+    assert [len(ax.patches) for ax in photos] == counts[:4]
+    assert sum(len(dots.get_offsets()) for dots in sizes.collections) == sum(counts)
+    assert sum(bar.get_width() for bar in kinds.patches) == sum(counts)
+    assert sum(bar.get_height() for bar in crowds.patches) == sum(counts)
+
+
+def test_an_empty_data_set_is_refused(closed):
+    with pytest.raises(ValueError, match="dataset must hold a photograph, got none"):
+        look_at(PhotoDataset([], [], []))
+
+
+def test_pieces_and_close_ups_stay_inside_the_photograph(closed):
+    image = torch.zeros(3, 200, 300, dtype=torch.uint8)
+    boxes = torch.tensor([[0.0, 0, 30, 20], [270, 180, 300, 200], [100, 100, 160, 150]])
+    figure = closeups_figure(image, boxes, boxes, {0: "first"})
+    assert [ax.get_title() for ax in figure.axes[:3]] == ["first", "", ""]
+    for ax in figure.axes[:3]:
+        assert ax.images[0].get_array().shape == (120, 120, 3)
+        assert covers(ax, extents(ax.patches))
+    spots = {"one": (0, 0), "two": (90, 90)}
+    figure = pieces_figure(image, spots, 100, boxes)
+    assert [ax.get_title() for ax in figure.axes] == ["one", "two"]
+    assert len(figure.axes[1].patches) == 2  # one box with its rim
+    (ax,) = pieces_figure(image, {"alone": (0, 0)}, 100, boxes).axes
+    assert len(ax.patches) == 2
+
+
+def test_hits_are_green_inventions_orange_and_misses_dashed(closed):
+    boxes = torch.tensor([[0.0, 0, 9, 9], [20, 20, 30, 30]])
+    _, ax = plt.subplots()
+    image = torch.zeros(3, 40, 40, dtype=torch.uint8)
+    show_hits(ax, image, boxes, torch.tensor([True, False]), boxes + 5)
+    colours = [to_hex(p.get_edgecolor()).upper() for p in ax.patches][1::2]
+    assert colours == ["#000000", "#000000", COLOURS[2], COLOURS[0]]
+    assert [p.get_linestyle() for p in ax.patches[:4]] == ["--"] * 4
+
+
+def test_a_count_with_its_blocks_and_its_draws(closed):
+    errors = torch.tensor([[1, -2], [0, 3]])
+    left, right = count_figure(errors, torch.arange(50.0), 30, 28).axes
+    assert [text.get_text() for text in left.texts] == ["+1", "-2", "+0", "+3"]
+    assert [line.get_xdata()[0] for line in right.lines] == [28, 30]
+    count_figure(torch.zeros(4, 5, dtype=torch.long), torch.zeros(9), 3, 3)  # nothing is wrong
+
+
+def test_maps_of_scores_lie_over_the_image(closed):
+    image, heat = torch.zeros(3, 64, 96, dtype=torch.uint8), torch.rand(8, 12)
+    _, middle, right = score_maps_figure(image, {"P3": heat, "P4": heat[::2, ::2]}).axes
+    for ax, title in ((middle, "P3"), (right, "P4")):
+        assert ax.get_title() == title
+        assert ax.images[1].get_extent() == [-0.5, 95.5, 63.5, -0.5]
+
+
+def test_places_side_by_side(closed):
+    image = torch.randint(0, 256, (3, 40, 60), dtype=torch.uint8)
+    boxes = torch.tensor([[0.0, 0, 30, 20], [3, 4, 50, 40]])
+    left, right = places_figure({"here": (image, boxes), "there": (image, boxes)}).axes
+    assert [t.get_text() for t in left.get_legend().get_texts()] == ["here", "there"]
+    assert len(right.patches) == 2

@@ -387,3 +387,50 @@ def test_the_places_of_the_page(nb):
         image, boxes = nb.place(name)
         assert image.shape[0] == 3 and image.dtype == torch.uint8 and len(boxes) == trees
         assert (box_iou(boxes, boxes).fill_diagonal_(0) < 0.3).all()  # NMS at 0.3 loses nobody
+
+
+# ---------------------------------------------------------------- the experiment
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    from experiments import runner
+
+    return runner.load("10")
+
+
+def test_blocks_of_the_held_out_place_hold_every_tree_once(experiment):
+    assert len(experiment.TARGETS) == 20
+    assert sum(len(target["boxes"]) for target in experiment.TARGETS) == 279
+    assert all(len(target["boxes"]) <= 100 for target in experiment.TARGETS)  # COCO's most
+
+
+def test_a_detection_belongs_to_the_block_of_its_tree(experiment):
+    trees = torch.tensor([[90.0, 10, 104, 20], [150, 10, 160, 20]])  # the first is left of x = 100
+    boxes = torch.tensor([[96.0, 10, 112, 20], [101, 80, 119, 90]])
+    found = {"boxes": boxes, "scores": torch.tensor([0.9, 0.8]), "labels": torch.zeros(2).long()}
+    blocks = experiment.by_block(found, (100, 500), trees)
+    assert blocks[0]["scores"].tolist() == pytest.approx([0.9])
+    assert blocks[16]["scores"].tolist() == pytest.approx([0.8])  # on no tree: its own block
+    none = {key: value[:0] for key, value in found.items()}
+    assert all(len(b["boxes"]) == 0 for b in experiment.by_block(none, (100, 500), trees))
+
+
+def test_ap_by_blocks_is_that_of_the_whole_photograph(experiment, nb):
+    from helpers.evaluation import coco_ap
+
+    generator = torch.Generator().manual_seed(0)
+    boxes = experiment.TREES + torch.randn(experiment.TREES.shape, generator=generator) * 4
+    found = {"boxes": boxes, "scores": torch.rand(len(boxes), generator=generator)}
+    found["labels"] = torch.zeros(len(boxes), dtype=torch.long)
+    blocks = experiment.by_block(found, experiment.ROAD.shape[1:], experiment.TREES)
+    whole = nb.average_precision(found, experiment.TREES)
+    by_block = coco_ap(blocks, experiment.TARGETS)
+    assert by_block["AP50"] == pytest.approx(whole["AP50"], abs=0.01)
+    assert by_block["AP"] == pytest.approx(whole["AP"], abs=0.01)
+
+
+def test_a_shuffled_split_leaves_no_tile_out(experiment):
+    train, test = experiment.shuffled_tiles(torch.zeros(3, 512, 640), torch.zeros(0, 4))
+    assert len(train) + len(test) == 3 * 4 and len(test) == 2
+    assert all(image.shape == (3, 256, 256) for image, _ in (*train, *test))
