@@ -144,7 +144,7 @@ def fpn_figure(
 
     channels, sizes: of C3, C4 and C5; width: channels of the pyramid.
     """
-    figure, ax = plt.subplots(figsize=(14, 7.6), layout="constrained")
+    figure, ax = plt.subplots(figsize=(14.5, 7.8), layout="constrained")
     columns = {"C": 1.5, "lat": 4.2, "sum": 6.7, "conv": 9.2, "P": 11.6, "head": 14.2}
     rows = (0, 2.6, 5.2) if c5_on_top else (5.2, 2.6, 0)
     titles = ("backbone", "1 × 1", "top-down", "3 × 3", "pyramid", "heads")
@@ -184,7 +184,7 @@ def fpn_figure(
 
 def _box(ax: Axes, x: float, y: float, w: float, h: float, text: str, colour: str) -> None:
     ax.add_patch(plt.Rectangle((x - w / 2, y - h / 2), w, h, fc=colour, ec="black", lw=1.5))
-    size = 13 if "stride" in text else 14
+    size = 14 if "stride" in text else 15
     ax.text(x, y, text, ha="center", va="center", fontsize=size, color="black")
 
 
@@ -202,18 +202,12 @@ def _arrow(
     ax.annotate("", end, start, arrowprops=look)
 
 
-def focal_loss_figure(
-    p: np.ndarray,
-    losses: dict[float, np.ndarray],
-    factors: dict[float, float],
-    crowd: dict[str, tuple[float, float]],
-) -> Figure:
-    """Three panels: loss against p by gamma, the factor at p = 0.9, who contributes how much.
+def focal_loss_figure(p: Tensor, losses: dict[float, Tensor], easy: float) -> Figure:
+    """Left loss against p by gamma; right the factor of an `easy` answer against gamma.
 
-    losses: {gamma: loss at each p}; factors: {gamma: factor}; crowd: {"CE" and "FL": summed loss
-    of the easy negatives and of the hard positives}.
+    losses: {gamma: loss at each p}.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(16.5, 5.2), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(13.5, 4.8), layout="constrained")
     ax = axes[0]
     for i, (gamma, loss) in enumerate(losses.items()):
         name = "cross-entropy (γ = 0)" if gamma == 0 else f"γ = {gamma:g}"
@@ -221,20 +215,21 @@ def focal_loss_figure(
     ax.axvspan(0.8, 1, color=COLOURS[5], alpha=0.25)
     ax.axvspan(0, 0.5, color=COLOURS[4], alpha=0.2)
     ax.text(0.9, 2.2, "easy", ha="center", fontsize=15)
-    ax.text(0.32, 4.6, "hard", ha="center", fontsize=15)
+    ax.text(0.25, 4.6, "hard", ha="center", fontsize=15)
     ax.set(ylim=(0, 5), xlim=(0, 1), xlabel="probability of the truth, $p_t$", ylabel="loss")
     ax.legend(fontsize=12)
-    axes[1].plot(list(factors), list(factors.values()))
-    axes[1].plot(2, factors[2.0], "o", ms=10)
-    axes[1].annotate(f"γ = 2 leaves {factors[2.0]:.0%}", (2, factors[2.0]), (2.2, 0.1), fontsize=15)
-    axes[1].set(yscale="log", xlabel="γ", ylabel="$(1 - p_t)^γ$ at $p_t$ = 0.9")
-    _crowd_bars(axes[2], crowd)
+    gammas = np.linspace(0, 5, 51)
+    axes[1].plot(gammas, (1 - easy) ** gammas)
+    left = (1 - easy) ** 2
+    axes[1].plot(2, left, "o", ms=10)
+    axes[1].annotate(f"γ = 2 leaves {left:.0%}", (2, left), (2.3, 4 * left), fontsize=15)
+    axes[1].set(yscale="log", xlabel="γ", ylabel=f"factor at $p_t$ = {easy:g}")
     return figure
 
 
 def crowd_figure(crowd: dict[str, tuple[float, float]]) -> Figure:
-    """The third panel of `focal_loss_figure` alone."""
-    figure, ax = plt.subplots(figsize=(8, 4.6), layout="constrained")
+    """Who contributes how much: summed loss of the easy negatives and of the hard positives."""
+    figure, ax = plt.subplots(figsize=(13.5, 4.8), layout="constrained")
     _crowd_bars(ax, crowd)
     return figure
 
@@ -615,4 +610,85 @@ def nms_figure(
         draw_boxes(ax, found["boxes"][deleted], None, "dimgrey", "--")
         texts = [f"{i}: {found['scores'][i]:.2f}" for i in kept]
         draw_boxes(ax, found["boxes"][kept], texts, [colours[i] for i in kept])
+    return figure
+
+
+# ---------------------------------------------------------------- lecture 04
+
+
+def retinanet_figure() -> Figure:
+    """RetinaNet from the image to its boxes, and what teaches it."""
+    parts = {
+        "image": Part("map", size=(3, 128, 128)),
+        "Simple\nBackbone": Part("learnt"),
+        "C2": Part("map", size=(32, 32, 32)),
+        "Simple\nFPN": Part("learnt", added=True),
+        "P2": Part("map", size=(48, 32, 32), added=True),
+        "Simple\nRetinaNet": Part("learnt", added=True),
+        "detect": Part("fixed"),
+        "C3": Part("map", under=("C2", 1), size=(64, 16, 16)),
+        "C4": Part("map", under=("C2", 2), size=(128, 8, 8)),
+        "top-down": Part("fixed", under=("Simple\nFPN", 1), added=True),
+        "top-down ": Part("fixed", under=("Simple\nFPN", 2), added=True),
+        "P3": Part("map", under=("P2", 1), size=(48, 16, 16), added=True),
+        "P4": Part("map", under=("P2", 2), size=(48, 8, 8), added=True),
+        "DenseLoss": Part("fixed", under=("detect", 1), added=True, training=True),
+        "FocalLoss,\nmatch_anchors": Part("fixed", under=("detect", 2), added=True, training=True),
+    }
+    arrows = {
+        ("image", "Simple\nBackbone"): "(3, 128, 128)",
+        ("Simple\nBackbone", "C2"): "(32, 32, 32)",
+        ("C2", "Simple\nFPN"): "",
+        ("Simple\nFPN", "P2"): "(48, 32, 32)",
+        ("P2", "Simple\nRetinaNet"): "",
+        ("Simple\nRetinaNet", "detect"): "(8064, 7)",
+        ("C2", "C3"): "",
+        ("C3", "C4"): "",
+        ("C3", "top-down"): "",
+        ("C4", "top-down "): "",
+        ("top-down ", "top-down"): "",
+        ("top-down", "Simple\nFPN"): "",
+        ("top-down", "P3"): "(48, 16, 16)",
+        ("top-down ", "P4"): "(48, 8, 8)",
+        ("P3", "Simple\nRetinaNet"): "",
+        ("P4", "Simple\nRetinaNet"): "",
+        ("Simple\nRetinaNet", "DenseLoss"): "",
+        ("FocalLoss,\nmatch_anchors", "DenseLoss"): "",
+    }
+    return detector_figure(parts, arrows)
+
+
+def receptive_fields_figure(
+    image: Tensor, target: Mapping[str, Tensor], names: Sequence[str], sides: Sequence[int]
+) -> Figure:
+    """An image (3, H, W) with its objects, once per map, and what the map's middle cell sees."""
+    figure, axes = plt.subplots(1, len(names), figsize=(13.8, 5), layout="constrained")
+    height, width = image.shape[1:]
+    for ax, name, side in zip(axes, names, sides):
+        show_image(ax, image, f"a cell of {name} sees {side} × {side} pixels")
+        draw_boxes(ax, target["boxes"], colours="black", line_style="--")
+        corner = ((width - side) / 2 - 0.5, (height - side) / 2 - 0.5)
+        for colour, line in (("white", 7), (COLOURS[0], 4)):
+            ax.add_patch(plt.Rectangle(corner, side, side, fill=False, ec=colour, lw=line))
+        ax.plot(width / 2 - 0.5, height / 2 - 0.5, "o", color="black", mec="white", ms=9)
+        ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    return figure
+
+
+def score_maps_figure(
+    image: Tensor, target: Mapping[str, Tensor], maps: Sequence[Tensor], levels: Sequence[int]
+) -> Figure:
+    """An image (3, H, W) with its objects, and the scores (h, w) of each level over it."""
+    figure, axes = plt.subplots(1, len(maps) + 1, figsize=(14.5, 4.1), layout="constrained")
+    height, width = image.shape[1:]
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    show_image(axes[0], image, "the image and its objects")
+    for ax, scores, level in zip(axes[1:], maps, levels):
+        ax.imshow(scores.numpy(), cmap="Greys", vmin=0, vmax=1, extent=extent)
+        rows, columns = scores.shape
+        ax.set_title(f"P{level}: {rows} × {columns} cells")
+    for ax in axes:
+        draw_boxes(ax, target["boxes"], colours="black", line_style="--")
+        ax.set(xticks=[], yticks=[])
+        ax.grid(False)
     return figure
