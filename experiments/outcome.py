@@ -18,6 +18,7 @@ class Outcome:
         ms_per_image: one image at a time, or None.
         curve: AP on the way, as {"steps": ..., "seconds": ..., "AP": ...}.
         extra: other numbers of this experiment, by name.
+        targets: what is on the held-out images, where it is not what the benchmark says.
     """
 
     detections: Sequence[Mapping[str, Tensor]]
@@ -28,3 +29,4 @@ class Outcome:
     ms_per_image: float | None = None
     curve: Sequence[Mapping[str, float]] = ()
     extra: Mapping[str, float] = field(default_factory=dict)
+    targets: Sequence[Mapping[str, Tensor]] | None = None

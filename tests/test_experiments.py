@@ -287,9 +287,9 @@ def test_an_image_drawn_twice_is_an_image_twice():
 
 def test_draws_are_the_same_for_all_and_spread_as_they_should():
     found, targets = answers(5, 3.0, 0.8), benchmark("test").targets
-    first, again = (resampling.resampled_ap(found, targets, 50) for _ in range(2))
+    first, again = (resampling.resampled_ap(found, targets, draws=50) for _ in range(2))
     assert (first == again).all() and 0.001 < first.std() < 0.05
-    better = resampling.resampled_ap(answers(5, 2.0, 0.8), targets, 50)
+    better = resampling.resampled_ap(answers(5, 2.0, 0.8), targets, draws=50)
     unpaired = np.hypot(better.std(), first.std())
     assert (better - first).std() < 0.5 * unpaired  # the same images are hard for both
 
@@ -299,4 +299,4 @@ def test_a_detector_that_says_nothing_has_no_ap():
     nothing = [
         {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0).long()}
     ]
-    assert (resampling.resampled_ap(nothing * len(targets), targets, 3) == 0).all()
+    assert (resampling.resampled_ap(nothing * len(targets), targets, draws=3) == 0).all()

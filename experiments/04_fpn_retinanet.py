@@ -1,0 +1,168 @@
+"""FPN and RetinaNet: levels, the top-down path, context, and answers to the imbalance."""
+
+import math
+from types import SimpleNamespace
+
+import torch
+from torchvision.models import detection as torchvision_detection
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+from experiments.outcome import Outcome
+from helpers import detectors, lessons
+from helpers.shapes import CLASSES, benchmark
+from helpers.training import budget, pick_device, seed_everything
+
+LECTURE, MODEL = "04_fpn_retinanet", "RetinaNet"
+lesson = lessons.load(LECTURE)
+lesson.SEED, lesson.DEVICE = 0, pick_device()
+lesson.train_set, lesson.test_set = benchmark("train"), benchmark("test")
+STEPS = budget(cpu=lesson.CPU_STEPS)
+COARSE = {level + 1: sizes for level, sizes in lesson.SIZES.items()}  # the same anchors, levels 3-5
+ALL_ON = {2: sum(lesson.SIZES.values(), ())}  # all six sizes on one map
+
+
+class NoTopDown(lesson.SimpleFPN):
+    """Levels that do not know of one another."""
+
+    def top_down(self, lateral):
+        return lateral
+
+
+class FinestAlone(lesson.RetinaNet):
+    """All anchors on the finest map, which knows of no other."""
+
+    def __init__(self, **options):
+        super().__init__(**options, fpn=NoTopDown)
+        per_cell = len(lesson.RATIOS) * len(ALL_ON[2])
+        self.head = lesson.SimpleRetinaNet(3, per_cell, self.fpn.out_channels, 1, he_init=True)
+
+    def forward(self, images):
+        finest = self.fpn(self.backbone(images))[:1]
+        logits, deltas = self.head(finest)
+        anchors = lesson.anchors_of([finest[0].shape[2:]], ALL_ON).to(images.device)
+        return lesson.by_anchor(logits, 3), lesson.by_anchor(deltas, 4), anchors
+
+
+class Mining(lesson.DenseLoss):
+    """Of the negatives only the hardest count, three for each positive of the image."""
+
+    ratio = 3
+
+    def counts(self, values, positive, negative):
+        order = values.detach().masked_fill(~negative, -math.inf).argsort(dim=1, descending=True)
+        rank = order.argsort(dim=1)  # (N, anchors)
+        return positive | (negative & (rank < self.ratio * positive.sum(dim=1, keepdim=True)))
+
+
+def focal(alpha, gamma):
+    """The loss of the lesson with another classification."""
+    return lesson.DenseLoss(lesson.FocalLoss(alpha, gamma, "none"))
+
+
+def torchvision_retinanet():
+    """torchvision's RetinaNet on the lesson's backbone, pyramid and anchors, its own head."""
+    ours = lesson.RetinaNet()
+    body = torch.nn.Sequential(ours.backbone, ours.fpn, _Named())
+    body.out_channels = ours.fpn.out_channels
+    return torchvision_detection.RetinaNet(
+        body,
+        len(CLASSES),
+        min_size=128,
+        max_size=128,
+        image_mean=[0.0] * 3,
+        image_std=[1.0] * 3,
+        anchor_generator=AnchorGenerator(
+            tuple(lesson.SIZES.values()), (lesson.RATIOS,) * len(lesson.SIZES)
+        ),
+        score_thresh=0.03,
+        detections_per_img=100,
+    )
+
+
+class _Named(torch.nn.Module):
+    def forward(self, pyramid):
+        return {str(i): p for i, p in enumerate(pyramid)}
+
+
+VARIANTS = {
+    "main": {},
+    "no top-down path": {"model": {"fpn": NoTopDown}},
+    "finest map alone": {"network": FinestAlone},
+    "levels 3–5": {"model": {"sizes": COARSE}},
+    "levels 3–5, no top-down path": {"model": {"sizes": COARSE, "fpn": NoTopDown}},
+    "framed": {"framed": True},
+    "framed, no top-down path": {"framed": True, "model": {"fpn": NoTopDown}},
+    "cross-entropy": {"criterion": focal(None, 0.0)},
+    "cross-entropy, no prior": {"criterion": focal(None, 0.0), "model": {"pi": 0.5}},
+    "cross-entropy, hardest 3 : 1": {
+        "criterion": Mining(lesson.FocalLoss(None, 0.0, "none")),
+    },
+    "focal, γ = 0.5, α = 0.5": {"criterion": focal(0.5, 0.5)},
+    "focal, γ = 1, α = 0.25": {"criterion": focal(0.25, 1.0)},
+    "focal, γ = 2, α = 0.25": {"criterion": focal(0.25, 2.0)},
+    "focal, γ = 5, α = 0.25": {"criterion": focal(0.25, 5.0)},
+    "torchvision, equal steps": {"theirs": 1.0},
+}
+
+
+def train(
+    seed: int,
+    network: type = lesson.RetinaNet,
+    criterion: lesson.DenseLoss | None = None,
+    model: dict | None = None,
+    rate: float | None = None,
+    framed: bool = False,
+    theirs: float | None = None,
+) -> Outcome:
+    """The lesson's training of one variant, and what it finds on the held-out images.
+
+    framed: with the lesson's frames, and six classes; theirs: torchvision's, so many times as long.
+    """
+    train_set, test_set, options = lesson.train_set, lesson.test_set, dict(model or {})
+    if framed:
+        train_set, test_set = in_frames(train_set), in_frames(test_set)
+        options["num_classes"] = len(test_set.classes)
+    if theirs:
+        trained, history = train_theirs(round(theirs * STEPS), seed, train_set)
+    else:
+        rates = {} if rate is None else {"rate": rate}
+        trained, history = lesson.train_retinanet(
+            STEPS, seed, lambda: network(**options), criterion, train_set, **rates
+        )
+    detect = trained if theirs else trained.detect
+    _, found = detectors.evaluate(detect, test_set, lesson.DEVICE)
+    return Outcome(
+        detections=found,
+        targets=test_set.targets if framed else None,
+        steps=len(next(iter(history.values()))),
+        seconds=history.seconds,
+        parameters=sum(p.numel() for p in trained.parameters()),
+        weights=trained.state_dict(),
+        ms_per_image=detectors.ms_per_image(detect, test_set.images[:30], lesson.DEVICE),
+    )
+
+
+class Split(SimpleNamespace):
+    """Images, targets and classes, with the face of helpers.shapes.ShapesDataset."""
+
+    def __len__(self):
+        return len(self.targets)
+
+
+def in_frames(data):
+    """A split with the lesson's frames and six classes."""
+    images, targets = lesson.framed(data)
+    return Split(images=images, targets=targets, classes=(*CLASSES, *map(str.upper, CLASSES)))
+
+
+def train_theirs(steps, seed, data):
+    """torchvision's model with the course's loop, data and learning rate."""
+    seed_everything(seed)
+    model = torchvision_retinanet().to(lesson.DEVICE)
+
+    def losses(images, boxes, labels):
+        targets = [{"boxes": b, "labels": k} for b, k in zip(boxes, labels)]
+        return model(list(images), targets)
+
+    batches = detectors.augmented_batches(data, steps, seed, lesson.DEVICE, batch_size=8)
+    return model, lesson.training.fit(model, losses, batches, steps)
