@@ -692,3 +692,46 @@ def score_maps_figure(
         ax.set(xticks=[], yticks=[])
         ax.grid(False)
     return figure
+
+
+# ---------------------------------------------------------------- lecture 06
+
+
+def ssd_figure() -> Figure:
+    """SSD from the image to its boxes, and what teaches it."""
+    parts = {
+        "image": Part("map", size=(3, 128, 128)),
+        "SSD\nBackbone": Part("learnt"),
+        "stride 4": Part("map", size=(48, 32, 32)),
+        "3 × 3 class\n3 × 3 box": Part("learnt", added=True),
+        "answers": Part("map", size=(48, 32, 32), added=True),
+        "decode": Part("fixed"),
+        "stride 8": Part("map", under=("stride 4", 1), size=(96, 16, 16)),
+        "stride 16": Part("map", under=("stride 4", 2), size=(128, 8, 8)),
+        "3 × 3 class\n3 × 3 box ": Part("learnt", under=("3 × 3 class\n3 × 3 box", 1), added=True),
+        "3 × 3 class\n3 × 3 box  ": Part("learnt", under=("3 × 3 class\n3 × 3 box", 2), added=True),
+        "answers ": Part("map", under=("answers", 1), size=(48, 16, 16), added=True),
+        "answers  ": Part("map", under=("answers", 2), size=(48, 8, 8), added=True),
+        "MultiBoxLoss": Part("fixed", under=("decode", 1), added=True, training=True),
+        "match_boxes,\nmine_hard_\nnegatives": Part(
+            "fixed", under=("decode", 2), added=True, training=True
+        ),
+    }
+    arrows = {
+        ("image", "SSD\nBackbone"): "(3, 128, 128)",
+        ("SSD\nBackbone", "stride 4"): "(48, 32, 32)",
+        ("stride 4", "3 × 3 class\n3 × 3 box"): "",
+        ("3 × 3 class\n3 × 3 box", "answers"): "(48, 32, 32)",
+        ("answers", "decode"): "(8064, 8)",
+        ("stride 4", "stride 8"): "",
+        ("stride 8", "stride 16"): "",
+        ("stride 8", "3 × 3 class\n3 × 3 box "): "",
+        ("stride 16", "3 × 3 class\n3 × 3 box  "): "",
+        ("3 × 3 class\n3 × 3 box ", "answers "): "(48, 16, 16)",
+        ("3 × 3 class\n3 × 3 box  ", "answers  "): "(48, 8, 8)",
+        ("answers ", "decode"): "",
+        ("answers  ", "decode"): "",
+        ("answers ", "MultiBoxLoss"): "",
+        ("match_boxes,\nmine_hard_\nnegatives", "MultiBoxLoss"): "",
+    }
+    return detector_figure(parts, arrows)

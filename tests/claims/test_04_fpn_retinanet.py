@@ -562,7 +562,7 @@ def test_one_head_for_all_levels(lesson, measure):
     "fpn_retinanet",
     27,
     654,
-    says="each subnet: four 3 × 3 convolutions of 256 channels with ReLU and one of A · K, or A · 4",
+    says="each subnet: four 3 × 3 convolutions of 256 channels with ReLU, one of A · K or A · 4",
     verdict="true",
     paper="the same, section 4, with A = 9",
 )
