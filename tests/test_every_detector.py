@@ -44,18 +44,20 @@ def all_boxes(nb, detect, **reading):
 
 
 def retinanet(nb, steps):
-    model, history = nb.train_retinanet(steps, mining=3)
+    model, history = nb.train_retinanet(steps, nb.SEED)
     return model, history, all_boxes(nb, model.detect)
 
 
 def ssd(nb, steps):
-    model, history = nb.train_ssd(steps)
-    return model, history, all_boxes(nb, model.detect)
+    model, history = nb.train_ssd(steps, nb.SEED, augment=nb.zoom)
+    detect = nb.detector_of(model, score_threshold=0.0)
+    return model, history, detect_all(detect, nb.test_set.images, nb.DEVICE)
 
 
 def retinanet_of_06(nb, steps):
-    model, history = nb.train_retinanet(steps)
-    return model, history, all_boxes(nb, model.detect, scores_of=nb.sigmoid_scores)
+    model, history = nb.train_ssd(steps, nb.SEED, nb.RetinaNetOnShapes, nb.RetinaLoss())
+    detect = nb.detector_of(model, score_threshold=0.0, scores_of=nb.each_class)
+    return model, history, detect_all(detect, nb.test_set.images, nb.DEVICE)
 
 
 def on_benchmark(nb, steps, **reading):
@@ -265,7 +267,7 @@ READERS = {
     "Faster R-CNN": ("03_faster_rcnn", lambda nb, x: slim_faster_rcnn(nb)(x)),
     "RetinaNet": ("04_fpn_retinanet", lambda nb, x: nb.RetinaNet(3).eval().detect(x)),
     "YOLO": ("05_yolo", lambda nb, x: nb.detector_of(small_yolo(nb))(x)),
-    "SSD": ("06_ssd", lambda nb, x: nb.SSD(3).eval().detect(x)),
+    "SSD": ("06_ssd", lambda nb, x: nb.detector_of(nb.SSD(3).eval())(x)),
     "FCOS": ("07_fcos", lambda nb, x: nb.detector_of(nb.slim_fcos())(x)),
     "DETR": ("08_detr", lambda nb, x: nb.detector_of(nb.slim_detr())(x)),
 }

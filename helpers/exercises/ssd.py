@@ -148,7 +148,8 @@ def _ask_twice(ask_twice) -> str | None:
     if missing:
         return f"each dictionary needs boxes, scores and labels; {missing[0]} is missing"
     if len(found[0]["boxes"]) != 2:
-        return f"one detection of the image and one of its mirror image: 2, not {len(found[0]['boxes'])}"
+        got = len(found[0]["boxes"])
+        return f"one detection of the image and one of its mirror image are 2, not {got}"
     mirrored = torch.tensor([[100.0 - 109, 20, 100 - 89, 50]])
     if not torch.allclose(found[0]["boxes"], torch.cat([truth, mirrored])):
         return (
