@@ -326,6 +326,157 @@ SOFT = {
     "ZeroDivisionError": lambda b, s, _: 1 / 0,
 }
 MISTAKES |= {"boxes.q1": THREE, "boxes.q2": RANKED, "boxes.q3": SOFT}
+
+
+def root_levels(of, bounds=(2, 5)):
+    """`of` the root of the area (N,) and the sides (N, 2) of boxes, between bounds."""
+
+    def level(boxes, lowest=2, highest=5):
+        sides = boxes[:, 2:] - boxes[:, :2]
+        low, high = bounds or (lowest, highest)
+        return of(sides.prod(dim=1).sqrt(), sides).clamp(low, high)
+
+    return level
+
+
+ANCHOR_COUNTS = {
+    "these are the cells: each has nine anchors": 8160,
+    "P6 is missing: a stride of 64": 72576,
+    "P7 is not among them": 73656,
+    "that is P3 alone": 55296,
+    "the levels are not equally large: strides 8, 16, 32, 64": 221184.0,
+    "For each level cells down": 7,
+    "a number is needed, got str": "73,440",
+}
+FPN_LEVELS = {
+    "a level is a whole number: round down": root_levels(lambda r, _: 4 + (r / 224).log2()),
+    "round down, not to the nearest": root_levels(lambda r, _: (4 + (r / 224).log2()).round()),
+    "some levels do not exist: clamp": root_levels(
+        lambda r, _: (4 + (r / 224).log2()).floor(), (-99, 99)
+    ),
+    "take the root of the area": root_levels(lambda r, _: (4 + (r**2 / 224).log2()).floor()),
+    "log2, not the natural": root_levels(lambda r, _: (4 + (r / 224).log()).floor()),
+    "not the width alone": root_levels(lambda _, s: (4 + (s[:, 0] / 224).log2()).floor()),
+    "with lowest=3 no region may go to level 2": root_levels(
+        lambda r, _: (4 + (r / 224).log2()).floor()
+    ),
+    "the level must have shape (8,), got (8, 4)": lambda boxes, **_: boxes,
+}
+EXTRA = {
+    "two maps are wanted, [P6, P7]": lambda c5, a, b: a(c5),
+    "P6 itself has no ReLU: only what goes on to P7 has": lambda c5, a, b: [
+        a(c5).relu(),
+        b(a(c5).relu()),
+    ],
+    "the ReLU between P6 and P7 is missing": lambda c5, a, b: [a(c5), b(a(c5))],
+    "no ReLU after P7: it is the last": lambda c5, a, b: [a(c5), b(a(c5).relu()).relu()],
+    "P6 must have shape (2, 4, 7, 4), got (2, 8, 13, 7)": lambda c5, a, b: [c5, c5],
+    "P7 must be a torch tensor, got NoneType": lambda c5, a, b: [a(c5), None],
+}
+
+
+def voting(may):
+    """Box voting with the weights (n, m) that `may` gives."""
+
+    def vote(kept, everything):
+        weights = may(kept, everything).float()
+        return weights @ everything["boxes"] / weights.sum(dim=1, keepdim=True)
+
+    return vote
+
+
+def near(kept, everything):
+    return box_iou(kept["boxes"], everything["boxes"]) >= 0.65
+
+
+def same_class(kept, everything):
+    return kept["labels"][:, None] == everything["labels"]
+
+
+VOTES = {
+    "only boxes of the same class may vote": voting(lambda k, e: near(k, e) * e["scores"]),
+    "weigh each box by its score": voting(lambda k, e: near(k, e) & same_class(k, e)),
+    "the boxes differs in": voting(lambda k, e: same_class(k, e) * e["scores"]),
+    "the boxes must have shape (3, 4), got (5, 4)": lambda k, e: e["boxes"],
+}
+MISTAKES |= {"fpn_retinanet.q1": ANCHOR_COUNTS, "fpn_retinanet.q2": FPN_LEVELS}
+MISTAKES |= {"fpn_retinanet.q3": EXTRA, "fpn_retinanet.q4": VOTES}
+
+
+def matched(overlap, low=0.5, promise=True, other=-1, touching=True):
+    """SSD's match, with what a mistake exchanges."""
+    best, matches = overlap.max(dim=1)
+    matches = torch.where(best < low, -1, matches)
+    matches = torch.where((best >= 0.4) & (best < 0.5) & (matches < 0), other, matches)
+    highest, own = overlap.max(dim=0)
+    for i in range(overlap.shape[1]) if promise else ():
+        if highest[i] > 0 or not touching:
+            matches[own[i]] = i
+    return matches
+
+
+MATCHED = {
+    "object 1 has no box: its best one (row 1)": lambda o: matched(o, promise=False),
+    "the best box comes on top of those above 0.5": lambda o: matched(o, low=0.6),
+    "SSD has no ignored band": lambda o: matched(o, other=-2),
+    "only boxes above 0.5 are matched": lambda o: matched(o, low=0.4),
+    "a column of zeros) has no best box": lambda o: matched(o, touching=False),
+    "the objects must be a torch tensor, got list": lambda o: matched(o).tolist(),
+}
+
+
+def summed(which, division=1):
+    """The losses of the positives and of those of the negatives, sorted, that `which` takes."""
+
+    def mined(loss, positive, ratio=3):
+        negatives = loss[~positive].sort(descending=True).values
+        return (
+            loss[positive].sum() + which(negatives, ratio, int(positive.sum())).sum()
+        ) / division
+
+    return mined
+
+
+MINED = {
+    "2 negatives for 2 positives": summed(lambda v, r, n: v[:n]),
+    "the positives count, too": lambda v, p, ratio: (
+        v[~p].sort(descending=True).values[: ratio * int(p.sum())].sum()
+    ),
+    "these are the easiest negatives": summed(lambda v, r, n: v.flip(0)[: r * n]),
+    "not all negatives": summed(lambda v, r, n: v),
+    "the sum is asked for, nothing divided": summed(lambda v, r, n: v[: r * n], 2),
+    "125 is expected": lambda v, p, ratio: 3.0,
+    "where fewer negatives are left": summed(lambda v, r, n: v[: r * n] * (len(v) >= r * n)),
+    "without a positive nothing counts": summed(lambda v, r, n: v[: max(1, r * n)]),
+}
+BOX_COUNTS = {
+    "these are the cells: each has several boxes": 5461,
+    "the first map and the last two have only 4": 32766,
+    "the maps in the middle have 6": 21844,
+    "a map of 64 cells a side has 64 × 64 cells": 628,
+    "that is SSD300": 8732,
+    "For each map cells": 3,
+    "a number is needed, got str": "24,564",
+}
+
+
+def joined(detect, images, back=lambda b, w: b, second=True):
+    """Detections of images and of their mirror images, turned by `back`."""
+    found = []
+    for here, there in zip(detect(images), detect(images.flip(3))):
+        turned = there | {"boxes": back(there["boxes"], images.shape[3])}
+        both = [here, turned] if second else [here]
+        found.append({key: torch.cat([one[key] for one in both]) for key in here})
+    return found
+
+
+TWICE = {
+    "a list with one dictionary per image is wanted": lambda d, x: d(x)[0],
+    "scores is missing": lambda d, x: [{"boxes": one["boxes"]} for one in d(x)],
+    "are 2, not 1": lambda d, x: joined(d, x, second=False),
+    "lies from width - x2 to width - x1": lambda d, x: joined(d, x),
+}
+MISTAKES |= {"ssd.q1": BOX_COUNTS, "ssd.q2": MATCHED, "ssd.q3": MINED, "ssd.q4": TWICE}
 CASES = [(place, said) for place, mistakes in MISTAKES.items() for said in mistakes]
 
 
@@ -335,7 +486,27 @@ def test_a_check_names_the_mistake(place, said):
     assert message.startswith("✗") and said in message
 
 
+def mined_by_topk(loss, positive, ratio):
+    negatives = loss[~positive]
+    return (
+        loss[positive].sum() + negatives.topk(min(len(negatives), ratio * positive.sum()))[0].sum()
+    )
+
+
 RIGHT = {
+    "fpn_retinanet.q1": [73440, 73440.0, np.int64(73440)],
+    "fpn_retinanet.q2": [
+        lambda boxes, lowest=2, highest=5: torch.tensor(
+            [
+                min(max(int(4 + np.log2(np.sqrt((c - a) * (d - b)) / 224) // 1), lowest), highest)
+                for a, b, c, d in boxes.tolist()
+            ]
+        ),
+    ],
+    "fpn_retinanet.q3": [lambda c5, a, b: (a(c5), b(torch.relu(a(c5))))],
+    "ssd.q1": [24564, 24564.0],
+    "ssd.q2": [matched],
+    "ssd.q3": [summed(lambda v, r, n: v[: r * n]), lambda v, p, ratio: mined_by_topk(v, p, ratio)],
     "yolo.q1": [5915, 5915.0, np.int64(5915), torch.tensor(5915)],
     "yolo.q2": [
         lambda s, a: overlaps(s, a)[1].argmax(1),
