@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import lessons
+from helpers import figures, lessons
 from helpers.figures import (
     anchors_on_image_figure,
     ap_figure,
@@ -233,16 +233,63 @@ def test_tiny_sums_stay_on_the_axis(closed):
 
 
 def test_the_focal_panels_show_what_they_are_given(closed):
-    p = np.linspace(0.1, 0.9, 5)
+    p = torch.linspace(0.1, 0.9, 5)
     losses = {gamma: (1 - p) ** gamma for gamma in (0, 2.0)}
-    factors = {0.0: 1.0, 2.0: 0.01, 5.0: 1e-5}
-    figure = focal_loss_figure(p, losses, factors, {"CE": (4.0, 2.0), "FL": (1.0, 2.0)})
+    figure = focal_loss_figure(p, losses, easy=0.8)
     figure.canvas.draw()
-    left, middle, right = figure.axes
+    left, right = figure.axes
     assert [line.get_label() for line in left.lines] == ["cross-entropy (γ = 0)", "γ = 2"]
-    np.testing.assert_allclose(middle.lines[0].get_ydata(), list(factors.values()))
-    assert "γ = 2 leaves 1%" in texts_of(figure)
-    assert [bar.get_height() for bar in right.patches] == [4.0, 2.0, 1.0, 2.0]
+    factors = dict(zip(*(right.lines[0].get_data())))
+    assert [factors[gamma] for gamma in (0.0, 2.0, 5.0)] == pytest.approx([1, 0.04, 0.2**5])
+    assert "γ = 2 leaves 4%" in texts_of(figure)
+
+
+# ---------------------------------------------------------------- lectures 04 and 06
+
+
+@pytest.mark.parametrize(
+    "draw_it, lecture, names",
+    [
+        (
+            figures.retinanet_figure,
+            "04_fpn_retinanet",
+            "SimpleBackbone SimpleFPN SimpleRetinaNet DenseLoss FocalLoss match_anchors",
+        ),
+        (figures.ssd_figure, "06_ssd", "SSDBackbone MultiBoxLoss match_boxes mine_hard_negatives"),
+    ],
+    ids=["04", "06"],
+)
+def test_a_detector_is_drawn_with_the_names_of_its_page(closed, draw_it, lecture, names):
+    page = lessons.load(lecture)
+    figure = draw_it()
+    figure.canvas.draw()
+    words = " ".join(word.replace("\n", "") for word in texts_of(figure))
+    for name in names.split():
+        assert name in words and callable(getattr(page, name))
+
+
+def test_a_receptive_field_has_its_side_and_lies_in_the_middle(closed):
+    image, target = torch.zeros(3, 40, 60, dtype=torch.uint8), {"boxes": torch.zeros(0, 4)}
+    figure = figures.receptive_fields_figure(image, target, ("C2", "C3"), (10, 200))
+    figure.canvas.draw()
+    for ax, side in zip(figure.axes, (10, 200)):
+        assert f"{side} × {side} pixels" in ax.get_title()
+        box = ax.patches[-1]
+        assert (box.get_width(), box.get_height()) == (side, side)
+        assert (box.get_x() + side / 2, box.get_y() + side / 2) == (29.5, 19.5)
+        assert ax.get_xlim() == (-0.5, 59.5) and ax.get_ylim() == (39.5, -0.5)
+
+
+def test_score_maps_lie_over_the_image(closed):
+    image, target = torch.zeros(3, 40, 60, dtype=torch.uint8), {"boxes": torch.zeros(0, 4)}
+    maps = [torch.rand(10, 15), torch.rand(5, 8)]
+    figure = figures.score_maps_figure(image, target, maps, (2, 3))
+    figure.canvas.draw()
+    first, *others = figure.axes
+    for ax, scores, level in zip(others, maps, (2, 3), strict=True):
+        assert ax.get_title() == f"P{level}: {scores.shape[0]} × {scores.shape[1]} cells"
+        assert ax.images[0].get_extent() == [-0.5, 59.5, 39.5, -0.5]
+        np.testing.assert_allclose(ax.images[0].get_array(), scores)
 
 
 # ---------------------------------------------------------------- lecture 00
