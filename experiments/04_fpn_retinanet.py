@@ -98,7 +98,6 @@ VARIANTS = {
         "criterion": Mining(lesson.FocalLoss(None, 0.0, "none")),
     },
     "focal, γ = 0.5, α = 0.5": {"criterion": focal(0.5, 0.5)},
-    "focal, γ = 1, α = 0.25": {"criterion": focal(0.25, 1.0)},
     "focal, γ = 2, α = 0.25": {"criterion": focal(0.25, 2.0)},
     "focal, γ = 5, α = 0.25": {"criterion": focal(0.25, 5.0)},
     "torchvision, equal steps": {"theirs": 1.0},
@@ -164,5 +163,5 @@ def train_theirs(steps, seed, data):
         targets = [{"boxes": b, "labels": k} for b, k in zip(boxes, labels)]
         return model(list(images), targets)
 
-    batches = detectors.augmented_batches(data, steps, seed, lesson.DEVICE, batch_size=8)
+    batches = detectors.augmented_batches(data, steps, seed, lesson.DEVICE, lesson.BATCH)
     return model, lesson.training.fit(model, losses, batches, steps)
