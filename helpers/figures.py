@@ -360,7 +360,8 @@ def _draw_part(ax: Axes, text: str, part: Part, middle: tuple, half: tuple) -> N
         [(0, 0), (2 * side, 0), (2 * side, 2 * side), (0, 2 * side)],
     ):
         ax.add_patch(plt.Polygon([(left + a, top + b) for a, b in corners], **look))
-    ax.text(x, y + half[1] + 0.08, text, ha="center", va="top", fontsize=13)
+    behind = {"fc": "white", "ec": "none", "pad": 1}  # an arrow downwards passes here
+    ax.text(x, y + half[1] + 0.08, text, ha="center", va="top", fontsize=13, bbox=behind, zorder=5)
 
 
 def _connect(ax: Axes, start: tuple, end: tuple, text: str, style: str) -> None:
