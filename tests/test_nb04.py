@@ -1,5 +1,6 @@
 """The code of notebook 04 against its oracles, on random and on nasty input."""
 
+import hashlib
 import math
 
 import matplotlib.pyplot as plt
@@ -24,6 +25,7 @@ from helpers import boxes as reference
 from helpers import nms as nms_reference
 from helpers.anchors import grid_anchors
 from helpers.detectors import to_input
+from helpers.shapes import benchmark
 
 NO_BOXES, NO_LABELS = torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
@@ -542,7 +544,7 @@ def test_the_default_detector_is_slim(nb):
 def test_detections_have_their_form(nb, images, height, width, training):
     model = tiny_model(nb, pi=0.4).train(training)
     nn.init.normal_(model.head.box_subnet[-1].bias, std=4)  # wild boxes
-    for options, limit in (({}, 100), ({"top": 7}, 7), ({"score_threshold": 0.41}, 100)):
+    for options, limit in (({}, 100), ({"top": 7}, 7), ({"score_threshold": 0.401}, 100)):
         found = model.detect(torch.randn(images, 3, height, width), **options)
         assert len(found) == images
         for detection in found:
@@ -773,6 +775,21 @@ def test_frames_change_the_border_and_the_classes_and_nothing_else(nb, few_image
     for i, (new, old) in enumerate(zip(targets, few_images.targets)):
         assert torch.equal(new["boxes"], old["boxes"])
         assert torch.equal(new["labels"], old["labels"] + 3 * (i % 2))
+
+
+FRAMED = {  # SHA-256 of pixels, boxes and labels, as of helpers.shapes.ShapesDataset.checksum
+    "val": "1d367e37a2d5336db19d5e95db0e31ae5a9460e8294013dc482d37bf128b2426",
+    "test": "43d71f03a85c82a8ff5633dcbda788f479d06879beb3c3f514caae8d3d8d1c4e",
+}
+
+
+@pytest.mark.parametrize("split", FRAMED)
+def test_the_framed_benchmark_is_frozen(nb, split):
+    images, targets = nb.framed(benchmark(split))
+    digest = hashlib.sha256(images.numpy().tobytes())
+    for column in [target[key] for target in targets for key in ("boxes", "labels")]:
+        digest.update(column.numpy().tobytes())
+    assert digest.hexdigest() == FRAMED[split]
 
 
 def test_score_maps_and_the_levels_of_objects(on_few_images, few_images, monkeypatch):
