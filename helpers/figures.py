@@ -95,7 +95,7 @@ def time_shares_figure(milliseconds: dict[str, Sequence[float]], stages: Sequenc
 
 def base_anchors_figure(boxes: np.ndarray, names: list[str]) -> Figure:
     """Template boxes (A, 4) around the origin, one colour each, and their names in a legend."""
-    figure, ax = plt.subplots(figsize=(8.2, 5.6), layout="constrained")
+    figure, ax = plt.subplots(figsize=(13.5, 7.2), layout="constrained")
     colours = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(boxes)))
     for (x1, y1, x2, y2), name, colour, style in zip(boxes, names, colours, ("--", "-", ":") * 99):
         box = plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=colour, lw=2.5, ls=style)
@@ -114,7 +114,7 @@ def anchors_on_image_figure(image: Tensor, anchors: np.ndarray, which: int) -> F
 
     image: (3, H, W); anchors: (rows, columns, A, 4) xyxy pixels.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(11.5, 5.6), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(14.5, 7.2), layout="constrained")
     rows, columns = anchors.shape[:2]
     middle = anchors[rows // 2, columns // 2]  # (A, 4)
     show_image(axes[0], image, f"the {len(middle)} anchors of the middle cell")
@@ -495,4 +495,176 @@ def specialists_figure(sizes: Tensor, answering: Tensor) -> Figure:
         ax.axline((0, 0), slope=1, color="black", lw=1)
         ax.set(xlabel="width, pixels", title=f"objects of box {i}", aspect="equal")
     axes[0, 0].set_ylabel("height, pixels")
+    return figure
+
+
+# ---------------------------------------------------------------- lecture 03
+
+
+def faster_rcnn_figure() -> Figure:
+    """Faster R-CNN from the image to its boxes, and what teaches it."""
+    parts = {
+        "image": Part("map", size=(3, 128, 128)),
+        "SmallBackbone": Part("learnt"),
+        "features": Part("map", size=(96, 16, 16)),
+        "RoIAlign": Part("fixed", added=True),
+        "FastRCNNHead": Part("learnt"),
+        "decode_\ndetections": Part("fixed"),
+        "RPN": Part("learnt", under=("features", 1), added=True),
+        "decode_\nproposals": Part("fixed", under=("RoIAlign", 1), added=True),
+        "RPNLoss": Part("fixed", under=("features", 2), added=True, training=True),
+        "sample_\nregions": Part("fixed", under=("RoIAlign", 2), training=True),
+        "head_cls +\nhead_box": Part("fixed", under=("FastRCNNHead", 2), training=True),
+    }
+    arrows = {
+        ("image", "SmallBackbone"): "(3, 128, 128)",
+        ("SmallBackbone", "features"): "(96, 16, 16)",
+        ("features", "RoIAlign"): "(96, 16, 16)",
+        ("RoIAlign", "FastRCNNHead"): "(50, 96, 7, 7)",
+        ("FastRCNNHead", "decode_\ndetections"): "(50, 4), (50, 4, 4)",
+        ("features", "RPN"): "",
+        ("RPN", "decode_\nproposals"): "(16, 16, 9), (16, 16, 36)",
+        ("decode_\nproposals", "RoIAlign"): "(50, 4)",
+        ("RPN", "RPNLoss"): "",
+        ("decode_\nproposals", "sample_\nregions"): "(64, 4)",
+        ("sample_\nregions", "head_cls +\nhead_box"): "(32,), (32, 4)",
+        ("FastRCNNHead", "head_cls +\nhead_box"): "(32, 4), (32, 4, 4)",
+    }
+    return detector_figure(parts, arrows)
+
+
+def family_figure() -> Figure:
+    """R-CNN, Fast R-CNN and Faster R-CNN, one below the other."""
+    crops, search, fast, faster = "crops", "selective search", 1.25, 2.85
+    parts = {
+        "image": Part("map", size=(3, 128, 128)),
+        search: Part("fixed"),
+        crops: Part("map", size=(3, 56, 56)),
+        "CNN\n2,000 times": Part("learnt"),
+        "features of\neach region": Part("map", size=(96, 7, 7)),
+        "classifiers": Part("learnt"),
+    }
+    arrows = {
+        ("image", search): "",
+        (search, crops): "2,000 boxes",
+        (crops, "CNN\n2,000 times"): "",
+        ("CNN\n2,000 times", "features of\neach region"): "",
+        ("features of\neach region", "classifiers"): "",
+    }
+    for row, mark, cnn, pool, source in (
+        (fast, " ", "CNN\nonce", "RoI pooling", search + " "),
+        (faster, "  ", "CNN\nonce ", "RoIAlign", "RPN"),
+    ):
+        new = source == "RPN"
+        picture, features, head = "image" + mark, "features" + mark, "head" + mark
+        parts |= {
+            picture: Part("map", under=("image", row), size=(3, 128, 128)),
+            cnn: Part("learnt", under=(search, row), added=not new),
+            features: Part("map", under=(crops, row), size=(96, 16, 16), added=not new),
+            pool: Part("fixed", under=("CNN\n2,000 times", row), added=True),
+            head: Part("learnt", under=("features of\neach region", row), added=not new),
+            source: Part(
+                "learnt" if new else "fixed",
+                under=(crops if new else search, row + 0.75),
+                added=new,
+            ),
+        }
+        arrows |= {
+            (picture, cnn): "",
+            (cnn, features): "",
+            (features, pool): "",
+            (pool, head): "",
+            (features if new else picture, source): "",
+            (source, pool): "300 boxes" if new else "2,000 boxes",
+        }
+    figure = detector_figure(parts, arrows)
+    names = (("R-CNN", 0), ("Fast R-CNN", fast), ("Faster R-CNN", faster))
+    (ax,) = figure.axes
+    left, right = ax.get_xlim()
+    ax.set_xlim(left - 2.2, right)
+    for name, row in names:
+        ax.text(left - 2.1, 1.9 * row, name, va="center", fontsize=17, weight="bold")
+    return figure
+
+
+def sizes_figure(boxes: Tensor, templates: Mapping[str, Tensor]) -> Figure:
+    """Width against height of objects (M, 4) and of templates (A, 4), one panel for each set."""
+    look = {"figsize": (13.5, 5.2), "layout": "constrained", "squeeze": False}
+    figure, axes = plt.subplots(1, len(templates), sharex=True, sharey=True, **look)
+    sizes = (boxes[:, 2:] - boxes[:, :2]).numpy()
+    for ax, (name, own) in zip(axes[0], templates.items()):
+        ax.plot(*sizes.T, ".", color=COLOURS[5], ms=4, alpha=0.5, label="objects")
+        ax.plot(*(own[:, 2:] - own[:, :2]).numpy().T, "X", color=COLOURS[0], ms=11, label=name)
+        ax.set(xscale="log", yscale="log", xlabel="width, pixels", aspect="equal")
+        ax.set_xticks([8, 16, 32, 64, 128, 256], [8, 16, 32, 64, 128, 256])
+        ax.set_yticks([8, 16, 32, 64, 128, 256], [8, 16, 32, 64, 128, 256])
+        ax.minorticks_off()
+        ax.set_title(name)
+    axes[0, 0].set_ylabel("height, pixels")
+    return figure
+
+
+def objectness_figure(
+    image: Tensor, target: Mapping[str, Tensor], maps: Tensor, sizes: Sequence[float]
+) -> Figure:
+    """An image (3, H, W) and the objectness (h, w, S) of its cells, one map for each size."""
+    figure, axes = plt.subplots(1, 1 + len(sizes), figsize=(15, 4.3), layout="constrained")
+    height, width = image.shape[1:]
+    show_image(axes[0], image, "the image and its objects")
+    for ax, size, values in zip(axes[1:], sizes, maps.permute(2, 0, 1)):
+        extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+        ax.imshow(values.numpy(), cmap="Greys", vmin=0, vmax=1, extent=extent)
+        ax.set_title(f"templates of {size} px")
+    for ax in axes:
+        draw_boxes(ax, target["boxes"], colours="black", line_style="--")
+        ax.set(xticks=[], yticks=[])
+        ax.grid(False)
+    return figure
+
+
+def roi_align_figure(
+    roi: tuple[float, ...], cells: tuple[int, int], bins: int, samples: int = 2
+) -> Figure:
+    """A box (x1, y1, x2, y2), in cells, as RoI pooling rounds it and as RoIAlign reads it."""
+    figure, axes = plt.subplots(1, 2, figsize=(13.5, 5.4), layout="constrained")
+    rounded = [round(v) for v in roi[:2]] + [round(v - 1) + 1 for v in roi[2:]]
+    for ax, box, title in zip(axes, (rounded, roi), ("RoI pooling: whole cells", "RoIAlign")):
+        ax.set(xlim=(0, cells[1]), ylim=(cells[0], 0), aspect="equal", title=title)
+        ax.set_xticks(range(cells[1] + 1), [])
+        ax.set_yticks(range(cells[0] + 1), [])
+        y, x = np.mgrid[: cells[0], : cells[1]] + 0.5
+        ax.plot(x.ravel(), y.ravel(), ".", color="black", ms=5)
+        (x1, y1, x2, y2), exact = box, box is roi
+        edges = [np.linspace(a, b, bins + 1) for a, b in ((x1, x2), (y1, y2))]
+        for i in range(bins):
+            for j in range(bins):
+                low = [e[k] if exact else math.floor(e[k]) for e, k in zip(edges, (j, i))]
+                high = [e[k + 1] if exact else math.ceil(e[k + 1]) for e, k in zip(edges, (j, i))]
+                inset = 0.0 if exact else 0.05 * (1 + (i + j) % 2)
+                corner = (low[0] + inset, low[1] + inset)
+                size = (high[0] - low[0] - 2 * inset, high[1] - low[1] - 2 * inset)
+                ax.add_patch(plt.Rectangle(corner, *size, fill=False, ec=COLOURS[1], lw=2))
+        if exact:
+            step = (np.arange(bins * samples) + 0.5) / (bins * samples)
+            px, py = np.meshgrid(x1 + step * (x2 - x1), y1 + step * (y2 - y1))
+            ax.plot(px.ravel(), py.ravel(), "x", color=COLOURS[0], ms=9, mew=2.5)
+        size = (roi[2] - roi[0], roi[3] - roi[1])
+        ax.add_patch(plt.Rectangle(roi[:2], *size, fill=False, ec="black", lw=3, ls="--"))
+    return figure
+
+
+def time_bars_figure(milliseconds: Mapping[str, Sequence[float]], stages: Sequence[str]) -> Figure:
+    """One bar per entry, top to bottom, of its milliseconds by stage, with their sum beside it."""
+    height = 1.4 + 0.8 * len(milliseconds)
+    figure, ax = plt.subplots(figsize=(13.5, height), layout="constrained")
+    for row, spent in enumerate(milliseconds.values()):
+        for i, (ms, left) in enumerate(zip(spent, np.cumsum(spent) - spent)):
+            look = {"color": COLOURS[(1, 5, 4)[i % 3]], "hatch": ("", "//", "..")[i % 3]}
+            label = stages[i] if row == 0 else None
+            ax.barh(row, ms, left=left, label=label, edgecolor="white", **look)
+        ax.text(sum(spent), row, f"  {sum(spent):,.0f} ms", va="center", fontsize=14)
+    ax.set_yticks(range(len(milliseconds)), list(milliseconds))
+    ax.invert_yaxis()
+    ax.set(xlabel="milliseconds per image", xlim=(0, 1.12 * max(map(sum, milliseconds.values()))))
+    ax.legend(ncols=len(stages), loc="lower right")
     return figure
