@@ -1,7 +1,7 @@
 """Faster R-CNN: what the RPN is worth and what RoIAlign is, and which rules it needs."""
 
 import functools
-import time
+from itertools import cycle
 
 import torch
 from torch import nn
@@ -19,7 +19,6 @@ for module in (lesson, fast):
     module.SEED, module.DEVICE = 0, pick_device()
     module.train_set, module.test_set = benchmark("train"), benchmark("test")
 STEPS = budget(cpu=lesson.CPU_STEPS)
-CROPS = 4  # images per step of R-CNN's crops, which cost so much; all others have 16
 
 
 class BorderKept(lesson.RPNLoss):
@@ -49,17 +48,13 @@ class ThresholdAlone(lesson.RPNLoss):
         return labels, match
 
 
-class Crops(nn.Module):
+class CropsRCNN(fast.FastRCNN):
     """R-CNN's way to features: each region cut from the image, 56 x 56 pixels, through the CNN."""
 
-    def __init__(self):
-        super().__init__()
-        self.cnn = lesson.SmallBackbone()
-
     def forward(self, images, rois):
-        """(N, 3, H, W) and rois (R, 5) in pixels -> (R, 96, 7, 7)."""
-        crops = roi_align(images.float(), rois, 56, 1.0, 1, True)
-        return self.cnn(crops.contiguous(memory_format=torch.channels_last))
+        crops = roi_align(images.float(), rois.float(), 56, sampling_ratio=1)  # (R, 3, 56, 56)
+        crops = crops.contiguous(memory_format=torch.channels_last)
+        return self.head(self.backbone(crops))  # of (R, 96, 7, 7)
 
 
 def kmeans_anchors():
@@ -73,9 +68,9 @@ def kmeans_anchors():
 VARIANTS = {
     "main": {},
     "RPN, RoI pooling": {"pool": fast.RoIPooling},
-    "selective search, RoIAlign": {"pool": lesson.RoIAlign, "searched": True},
-    "selective search, RoI pooling": {"pool": fast.RoIPooling, "searched": True},
-    "R-CNN's crops": {"pool": Crops, "searched": True},
+    "selective search, RoIAlign": {"pool": lesson.RoIAlign, "searched": fast.FastRCNN},
+    "selective search, RoI pooling": {"pool": fast.RoIPooling, "searched": fast.FastRCNN},
+    "R-CNN's crops": {"searched": CropsRCNN},
     "border anchors kept": {"loss": BorderKept},
     "border anchors struck after": {"loss": BorderAfter},
     "no best-anchor rule": {"loss": ThresholdAlone},
@@ -84,10 +79,10 @@ VARIANTS = {
 }
 
 
-def train(seed: int, pool=None, searched=False, loss=None, anchors=None, alternating=False):
+def train(seed: int, pool=None, searched=None, loss=None, anchors=None, alternating=False):
     """The lesson's training of one variant, and what it finds on the held-out images."""
     if searched:
-        return on_selective_search(seed, pool())
+        return on_selective_search(seed, searched, pool and pool())
 
     def make():
         rules = loss and loss(batch_size=64, weight=3.0)
@@ -113,35 +108,30 @@ def outcome(model: nn.Module, found, seconds: float, ms: float) -> Outcome:
     )
 
 
-def on_selective_search(seed: int, pool: nn.Module) -> Outcome:
-    """ADAPTER to lecture 02: its Fast R-CNN on selective search's boxes, pooled by `pool`.
+def on_selective_search(seed: int, network: type, pool: nn.Module | None) -> Outcome:
+    """Lecture 02's Fast R-CNN on selective search's boxes: the one place that knows lecture 02.
 
-    Wanted of the lesson: train_fast_rcnn(steps, seed, pool) -> (model, history), which makes a
-    FastRCNN(num_classes, backbone, pool), and detector_of(model, proposals), a function from images
-    to detections that takes the next images' proposals in their order.
+    It learns from as many regions per image as the second stage of this lecture.
     """
-    backbone, augmented = fast.FastRCNN, fast.detectors.augmented_batches
-    if isinstance(pool, Crops):  # there is no map: the regions are cut from the image itself
-        fast.FastRCNN = functools.partial(backbone, backbone=nn.Identity())
-        fast.detectors.augmented_batches = functools.partial(augmented, batch_size=CROPS)
+    fast.train_regions, fast.test_regions = map(benchmark_proposals, ("train", "test"))
+    whole, share = fast.sample_regions, lesson.MOST_OBJECTS / lesson.REGIONS
+    fast.sample_regions = functools.partial(whole, foreground=share)
     try:
-        model, history = fast.train_fast_rcnn(STEPS, seed, pool)
+        model, history = fast.train_fast_rcnn(
+            STEPS, seed, pool, network=network, count=lesson.REGIONS
+        )
     finally:
-        fast.FastRCNN, fast.detectors.augmented_batches = backbone, augmented
+        fast.sample_regions = whole
     images = lesson.test_set.images
-    detect = fast.detector_of(model, benchmark_proposals("test"))
-    found = detectors.detect_all(detect, images, lesson.DEVICE)
-    detect = fast.detector_of(model, benchmark_proposals("test")[:30] * 2)  # two rounds
-    ms = detectors.ms_per_image(detect, images[:30], lesson.DEVICE) + search_ms(images[:30])
+    number = cycle(range(min(30, len(images))))
+
+    def search_and_detect(_):
+        image = images[next(number)][None]
+        return fast.detect(model, image, selective_search(image))
+
+    found = fast.detect(model, images, fast.test_regions)
+    ms = detectors.ms_per_image(search_and_detect, images[:30], lesson.DEVICE)
     return outcome(model, found, history.seconds, ms)
-
-
-def search_ms(images: torch.Tensor) -> float:
-    """Milliseconds of selective search per image, one at a time."""
-    start = time.perf_counter()
-    for image in images:
-        selective_search(image[None])
-    return 1000 * (time.perf_counter() - start) / len(images)
 
 
 def in_turns(steps: int, seed: int, make) -> tuple[nn.Module, float]:

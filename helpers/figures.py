@@ -505,85 +505,93 @@ def faster_rcnn_figure() -> Figure:
     """Faster R-CNN from the image to its boxes, and what teaches it."""
     parts = {
         "image": Part("map", size=(3, 128, 128)),
-        "SmallBackbone": Part("learnt"),
+        "Small\nBackbone": Part("learnt"),
         "features": Part("map", size=(96, 16, 16)),
         "RoIAlign": Part("fixed", added=True),
-        "FastRCNNHead": Part("learnt"),
+        "FastRCNN\nHead": Part("learnt"),
         "decode_\ndetections": Part("fixed"),
         "RPN": Part("learnt", under=("features", 1), added=True),
         "decode_\nproposals": Part("fixed", under=("RoIAlign", 1), added=True),
         "RPNLoss": Part("fixed", under=("features", 2), added=True, training=True),
         "sample_\nregions": Part("fixed", under=("RoIAlign", 2), training=True),
-        "head_cls +\nhead_box": Part("fixed", under=("FastRCNNHead", 2), training=True),
+        "head_cls +\nhead_box": Part("fixed", under=("FastRCNN\nHead", 2), training=True),
     }
     arrows = {
-        ("image", "SmallBackbone"): "(3, 128, 128)",
-        ("SmallBackbone", "features"): "(96, 16, 16)",
-        ("features", "RoIAlign"): "(96, 16, 16)",
-        ("RoIAlign", "FastRCNNHead"): "(50, 96, 7, 7)",
-        ("FastRCNNHead", "decode_\ndetections"): "(50, 4), (50, 4, 4)",
+        ("image", "Small\nBackbone"): "(3, 128, 128)",
+        ("Small\nBackbone", "features"): "(96, 16, 16)",
+        ("features", "RoIAlign"): "        (96, 16, 16)        ",
+        ("RoIAlign", "FastRCNN\nHead"): "(50, 96, 7, 7)",
+        ("FastRCNN\nHead", "decode_\ndetections"): "(50, 4), (50, 4, 4)",
         ("features", "RPN"): "",
         ("RPN", "decode_\nproposals"): "(16, 16, 9), (16, 16, 36)",
         ("decode_\nproposals", "RoIAlign"): "(50, 4)",
         ("RPN", "RPNLoss"): "",
         ("decode_\nproposals", "sample_\nregions"): "(64, 4)",
         ("sample_\nregions", "head_cls +\nhead_box"): "(32,), (32, 4)",
-        ("FastRCNNHead", "head_cls +\nhead_box"): "(32, 4), (32, 4, 4)",
+        ("FastRCNN\nHead", "head_cls +\nhead_box"): "(32, 4), (32, 4, 4)",
     }
-    return detector_figure(parts, arrows)
+    return _label_over_arrows(detector_figure(parts, arrows))
+
+
+def _label_over_arrows(figure: Figure) -> Figure:
+    """The same figure; where an arrow leaves a map downwards, the map's name stays readable."""
+    for text in figure.axes[0].texts:
+        if text.get_text().strip() == "features":
+            text.set(zorder=5, bbox={"fc": "white", "ec": "none", "pad": 1.5})
+    return figure
 
 
 def family_figure() -> Figure:
     """R-CNN, Fast R-CNN and Faster R-CNN, one below the other."""
-    crops, search, fast, faster = "crops", "selective search", 1.25, 2.85
+    search, crops, cnn, each = "selective search", "crops", "CNN\n2,000 times", "features of\neach"
     parts = {
         "image": Part("map", size=(3, 128, 128)),
         search: Part("fixed"),
         crops: Part("map", size=(3, 56, 56)),
-        "CNN\n2,000 times": Part("learnt"),
-        "features of\neach region": Part("map", size=(96, 7, 7)),
+        cnn: Part("learnt"),
+        each: Part("map", size=(96, 7, 7)),
         "classifiers": Part("learnt"),
     }
     arrows = {
         ("image", search): "",
         (search, crops): "2,000 boxes",
-        (crops, "CNN\n2,000 times"): "",
-        ("CNN\n2,000 times", "features of\neach region"): "",
-        ("features of\neach region", "classifiers"): "",
+        (crops, cnn): "",
+        (cnn, each): "",
+        (each, "classifiers"): "",
     }
-    for row, mark, cnn, pool, source in (
-        (fast, " ", "CNN\nonce", "RoI pooling", search + " "),
-        (faster, "  ", "CNN\nonce ", "RoIAlign", "RPN"),
-    ):
-        new = source == "RPN"
-        picture, features, head = "image" + mark, "features" + mark, "head" + mark
+    rows = {"R-CNN": 0, "Fast R-CNN": 1.2, "Faster R-CNN": 3.0}
+    for mark, (name, row) in enumerate(rows.items()):
+        if row == 0:
+            continue
+        first, space = name == "Fast R-CNN", " " * mark  # a space tells the names apart
+        image, once, features, head = (
+            word + space for word in ("image", "CNN\nonce", "features", "head")
+        )
+        source, pool = (search + space, "RoI pooling") if first else ("RPN", "RoIAlign")
+        under = search if first else crops  # below the image, or below the map that it reads
         parts |= {
-            picture: Part("map", under=("image", row), size=(3, 128, 128)),
-            cnn: Part("learnt", under=(search, row), added=not new),
-            features: Part("map", under=(crops, row), size=(96, 16, 16), added=not new),
-            pool: Part("fixed", under=("CNN\n2,000 times", row), added=True),
-            head: Part("learnt", under=("features of\neach region", row), added=not new),
-            source: Part(
-                "learnt" if new else "fixed",
-                under=(crops if new else search, row + 0.75),
-                added=new,
-            ),
+            image: Part("map", under=("image", row), size=(3, 128, 128)),
+            once: Part("learnt", under=(search, row), added=first),
+            features: Part("map", under=(crops, row), size=(96, 16, 16), added=first),
+            source: Part("fixed" if first else "learnt", (under, row + 0.85), added=not first),
+            pool: Part("fixed", under=(cnn, row + 0.85), added=True),
+            head: Part("learnt", under=(each, row + 0.85), added=first),
         }
         arrows |= {
-            (picture, cnn): "",
-            (cnn, features): "",
+            (image, once): "",
+            (once, features): "",
+            (image if first else features, source): "",
+            (source, pool): "2,000 boxes" if first else "300",
             (features, pool): "",
             (pool, head): "",
-            (features if new else picture, source): "",
-            (source, pool): "300 boxes" if new else "2,000 boxes",
         }
-    figure = detector_figure(parts, arrows)
-    names = (("R-CNN", 0), ("Fast R-CNN", fast), ("Faster R-CNN", faster))
+    figure = _label_over_arrows(detector_figure(parts, arrows))
     (ax,) = figure.axes
     left, right = ax.get_xlim()
-    ax.set_xlim(left - 2.2, right)
-    for name, row in names:
-        ax.text(left - 2.1, 1.9 * row, name, va="center", fontsize=17, weight="bold")
+    ax.set_xlim(left - 2.0, right)
+    ax.set_ylim(ax.get_ylim()[0] - 0.4, ax.get_ylim()[1])
+    for name, row in rows.items():
+        ax.text(left - 1.9, 1.9 * row, name, va="center", fontsize=16, weight="bold")
     return figure
 
 
@@ -627,7 +635,7 @@ def roi_align_figure(
 ) -> Figure:
     """A box (x1, y1, x2, y2), in cells, as RoI pooling rounds it and as RoIAlign reads it."""
     figure, axes = plt.subplots(1, 2, figsize=(13.5, 5.4), layout="constrained")
-    rounded = [round(v) for v in roi[:2]] + [round(v - 1) + 1 for v in roi[2:]]
+    rounded = [round(v) for v in roi[:2]] + [round(v) + 1 for v in roi[2:]]
     for ax, box, title in zip(axes, (rounded, roi), ("RoI pooling: whole cells", "RoIAlign")):
         ax.set(xlim=(0, cells[1]), ylim=(cells[0], 0), aspect="equal", title=title)
         ax.set_xticks(range(cells[1] + 1), [])
@@ -640,10 +648,8 @@ def roi_align_figure(
             for j in range(bins):
                 low = [e[k] if exact else math.floor(e[k]) for e, k in zip(edges, (j, i))]
                 high = [e[k + 1] if exact else math.ceil(e[k + 1]) for e, k in zip(edges, (j, i))]
-                inset = 0.0 if exact else 0.05 * (1 + (i + j) % 2)
-                corner = (low[0] + inset, low[1] + inset)
-                size = (high[0] - low[0] - 2 * inset, high[1] - low[1] - 2 * inset)
-                ax.add_patch(plt.Rectangle(corner, *size, fill=False, ec=COLOURS[1], lw=2))
+                size = (high[0] - low[0], high[1] - low[1])
+                ax.add_patch(plt.Rectangle(low, *size, fill=False, ec=COLOURS[1], lw=2.5))
         if exact:
             step = (np.arange(bins * samples) + 0.5) / (bins * samples)
             px, py = np.meshgrid(x1 + step * (x2 - x1), y1 + step * (y2 - y1))

@@ -105,23 +105,23 @@ CASES = {
         ),
     },
     "03_faster_rcnn": {
-        "negative stride": (lambda nb: nb.BaseAnchors(stride=-1), "all must be positive"),
+        "negative stride": (lambda nb: nb.AnchorGeneratorTorch(stride=-1), "all must be positive"),
+        "no scale": (lambda nb: nb.AnchorGeneratorTorch(scales=()), "empty"),
         "channels": (lambda nb: nb.RPN(8, 9, 8)(z(1, 7, 4, 4)), "to have 8 channels"),
-        "more lists than images": (
-            lambda nb: nb.RoIAlign()(z(1, 4, 8, 8), [BOXES, BOXES], (128, 128)),
-            "argument 2 is longer",
+        "one image without its axis": (lambda nb: nb.FasterRCNN()(z(3, 64, 64)), "unpack|4D|dim"),
+        "boxes without image": (
+            lambda nb: nb.RoIAlign()(z(1, 4, 8, 8), BOXES),
+            "not enough values to unpack",
         ),
-        "a reversed object": (
-            lambda nb: nb.RPNLoss()(z(1, 2), z(1, 2, 4), BOXES, [BOXES[:, [2, 3, 0, 1]]]),
-            "gt_boxes must have x1 <= x2 and y1 <= y2",
-        ),
-        "boxes of five numbers": (
-            lambda nb: nb.AnchorTargets().assign_anchors(BOXES, z(2, 5)),
-            "must match the size",
-        ),
+        "boxes of five numbers": (lambda nb: nb.match_anchors(BOXES, z(2, 5)), "shape|size"),
         "objects of one image for two": (
-            lambda nb: nb.RPNLoss()(z(2, 5), z(2, 5, 4), z(5, 4), [BOXES]),
+            lambda nb: nb.RPNLoss()(z(2, 5), z(2, 5, 4), z(5, 4), [BOXES], (64, 64)),
             "argument 3 is shorter",
+        ),
+        "deltas of other anchors": (lambda nb: nb.apply_deltas(BOXES, z(3, 4)), "must match"),
+        "a label that is no class": (
+            lambda nb: nb.FasterRCNN()(z(1, 3, 64, 64), [BOXES], [LABELS + 5]),
+            "out of bounds",
         ),
     },
     "04_fpn_retinanet": {

@@ -25,16 +25,16 @@ def fast_rcnn(nb, steps):
 
 
 def faster_rcnn(nb, steps):
-    model, history = nb.train_faster_rcnn(steps)
-    return model, history, model.eval()(nb.to_input(nb.test_set.images))
+    model, history = nb.train_faster_rcnn(steps, nb.SEED)
+    return model, history, detect_all(model, nb.test_set.images, nb.DEVICE)
 
 
 def first_stage(nb, steps):
-    """The RPN of lecture 03 alone; its proposals as detections without a name."""
-    model = nb.train_rpn(steps)
-    boxes = nb.proposals_of(model, nb.test_set.images)
+    """The first stage of lecture 03 alone; its proposals as detections without a name."""
+    first, history = nb.train_first_stage(steps, nb.SEED)
+    boxes = nb.proposals_of(first, nb.test_set.images)
     named = {"scores": torch.ones(0), "labels": torch.ones(0, dtype=torch.long)}
-    return model, None, [{"boxes": b, **named} for b in boxes]
+    return first, history, [{"boxes": b, **named} for b in boxes]
 
 
 def all_boxes(nb, detect, **reading):
@@ -240,10 +240,6 @@ def test_training_and_reading_in_mixed_precision(lessons, monkeypatch, name):
 # ---------------------------------------------------------------- no image
 
 
-def slim_faster_rcnn(nb):
-    return nb.CompleteFasterRCNN(3, **nb.slim_parts(), rpn_loss=nb.RPNLoss(**nb.SLIM_LOSS)).eval()
-
-
 def small_yolo(nb):
     return nb.YOLODetector(backbone=nb.SimpleBackbone((4, 4, 8, 8)), hidden=8).eval()
 
@@ -262,7 +258,7 @@ READERS = {
         ),
     ),
     "Fast R-CNN": ("02_fast_rcnn", read_as_uint8),
-    "Faster R-CNN": ("03_faster_rcnn", lambda nb, x: slim_faster_rcnn(nb)(x)),
+    "Faster R-CNN": ("03_faster_rcnn", lambda nb, x: nb.FasterRCNN().eval()(x)),
     "RetinaNet": ("04_fpn_retinanet", lambda nb, x: nb.RetinaNet(3).eval().detect(x)),
     "YOLO": ("05_yolo", lambda nb, x: nb.detector_of(small_yolo(nb))(x)),
     "SSD": ("06_ssd", lambda nb, x: nb.SSD(3).eval().detect(x)),

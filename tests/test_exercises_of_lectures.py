@@ -17,7 +17,7 @@ from helpers import lessons, records
 from helpers.detectors import to_input
 from helpers.evaluation import coco_ap
 from helpers.exercises import exercise as frame
-from helpers.exercises import yolo
+from helpers.exercises import faster_rcnn, yolo
 from helpers.exercises.exercise import TO_DO, Exercise
 from helpers.shapes import benchmark
 
@@ -224,7 +224,67 @@ SPLIT = {
     "places, first at": lambda out, b: out.unflatten(-1, (b, -1)).transpose(1, 2),
     "(2, 3, 3, 2, 8), got (2, 3, 3, 1, 16)": lambda out, b: out.unflatten(-1, (b - 1, -1)),
 }
-MISTAKES = {"yolo.q1": NUMBERS, "yolo.q2": ANCHORS, "yolo.q3": SPLIT}
+SMALLEST = {
+    "it is off both ways: across and down": 22.7,
+    "with a centre every 8 pixels it is at most 4 off each way": 86.4,
+    "the IoU divides by the union, which is more than one square": 24.5,
+    "that is the stride; at this size nearly nothing is shared": 8,
+    "a side of 30 pixels has an IoU of 0.60 there": 30,
+    "a number is needed, got str": "43",
+}
+
+
+def anchors_of(stride, templates):
+    """The anchors (324, 4) of the grid that the check lays."""
+    x, y = (torch.arange(n) * stride + stride / 2 for n in reversed(faster_rcnn.GRID))
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    return (torch.stack([x, y, x, y], dim=-1)[:, :, None] + templates).reshape(-1, 4)
+
+
+def labels_without(**rules):
+    def grid_labels(size, stride, templates, boxes, image):
+        labels = faster_rcnn._labels(anchors_of(stride, templates), boxes, **rules)
+        return labels.view(*size, len(templates))
+
+    return grid_labels
+
+
+def half_as_background(size, stride, templates, boxes, image):
+    anchors = anchors_of(stride, templates)
+    labels = faster_rcnn._labels(anchors, boxes)
+    inside = ((anchors >= 0) & (anchors <= torch.tensor([*image[::-1]] * 2))).all(dim=1)
+    return torch.where((labels == -1) & inside, 0, labels).view(*size, len(templates))
+
+
+GRID_LABELS = {
+    "strike the anchors at the border first": labels_without(first=False, after=True),
+    "anchors that cross the border must be ignored": labels_without(first=False),
+    "the best anchor of each object says yes, too": labels_without(best=False),
+    "all anchors that share the best IoU of an object say yes": labels_without(ties=False),
+    "between 0.3 and 0.7 an anchor is ignored, it is no background": half_as_background,
+    "must have shape (6, 9, 6), got (324,)": lambda size, stride, templates, boxes, image: (
+        faster_rcnn._labels(anchors_of(stride, templates), boxes)
+    ),
+    "places, first at": lambda size, stride, templates, *_: torch.ones(
+        *size, len(templates)
+    ).long(),
+}
+ALIGN = {
+    "rows and columns are swapped": lambda f, r: faster_rcnn._torchvision(f, r).transpose(2, 3),
+    "the image of each box is its first number": lambda f, r: faster_rcnn._torchvision(
+        f, r * torch.tensor([0.0, 1, 1, 1, 1])
+    ),
+    "the centre of cell 0 lies at 0.5": lambda f, r: faster_rcnn._torchvision(f, r, aligned=False),
+    "one point per bin is too few": lambda f, r: faster_rcnn._torchvision(f, r, samples=1),
+    "with align_corners=True": lambda f, r: faster_rcnn._by_grid(f, r, corners=True),
+    "the map continues as it ends": lambda f, r: faster_rcnn._by_grid(f, r, padding="zeros"),
+    "must have shape (3, 3, 7, 7), got (2, 3, 8, 12)": lambda f, r: f,
+    "places, first at": lambda f, r: torch.zeros(3, 3, 7, 7),
+}
+MISTAKES = {
+    **{"yolo.q1": NUMBERS, "yolo.q2": ANCHORS, "yolo.q3": SPLIT},
+    **{"faster_rcnn.q1": SMALLEST, "faster_rcnn.q2": GRID_LABELS, "faster_rcnn.q3": ALIGN},
+}
 CASES = [(place, said) for place, mistakes in MISTAKES.items() for said in mistakes]
 
 
@@ -235,6 +295,8 @@ def test_a_check_names_the_mistake(place, said):
 
 
 RIGHT = {
+    "faster_rcnn.q1": [43, 44, 43.2, np.float64(43.2)],
+    "faster_rcnn.q3": [faster_rcnn._torchvision, faster_rcnn._by_grid],
     "yolo.q1": [5915, 5915.0, np.int64(5915), torch.tensor(5915)],
     "yolo.q2": [
         lambda s, a: overlaps(s, a)[1].argmax(1),
@@ -283,6 +345,18 @@ def texts_in(node):
 
 
 # ---------------------------------------------------------------- the one that moves the AP
+
+
+def test_more_proposals_are_no_cheat(page):
+    """The page's own way gains nothing, and no more proposals than are allowed are read."""
+    space = page("faster_rcnn")
+    said = EVERY["faster_rcnn.q4"].verdict(space["decode_proposals"])
+    after, before, wanted = map(
+        float, re.fullmatch(r"✗ AP (.+); decode_proposals has (.+), (.+) is wanted", said).groups()
+    )
+    assert after == before > 0.6 and wanted == pytest.approx(before + faster_rcnn.GAIN, abs=1e-3)
+    tasks = [c.source for c in section_of("faster_rcnn") if c.cell_type == "markdown"]
+    assert f" {faster_rcnn.GAIN:g} " in tasks[3] and f" {faster_rcnn.MOST} " in tasks[3]
 
 
 def nothing(forms, size):

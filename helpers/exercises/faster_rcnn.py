@@ -28,7 +28,7 @@ def _smallest(answer) -> str | None:
         4 * 1.7 / 0.3: "it is off both ways: across and down",
         2 * SIDE: "with a centre every 8 pixels it is at most 4 off each way",
         4 / (1 - math.sqrt(0.7)): "the IoU divides by the union, which is more than one square",
-        8: "that is the stride; at this size nearly nothing is shared",
+        8.0: "that is the stride; at this size nearly nothing is shared",
     }
     for value, sentence in known.items():
         if abs(answer - value) < 0.6:
