@@ -13,9 +13,15 @@ from helpers.figures import (
     anchors_on_image_figure,
     base_anchors_figure,
     crowd_figure,
+    family_figure,
+    faster_rcnn_figure,
     focal_loss_figure,
     fpn_figure,
+    objectness_figure,
+    roi_align_figure,
     roi_pooling_figure,
+    sizes_figure,
+    time_bars_figure,
     time_shares_figure,
 )
 
@@ -238,3 +244,75 @@ def test_the_focal_panels_show_what_they_are_given(closed):
     np.testing.assert_allclose(middle.lines[0].get_ydata(), list(factors.values()))
     assert "γ = 2 leaves 1%" in texts_of(figure)
     assert [bar.get_height() for bar in right.patches] == [4.0, 2.0, 1.0, 2.0]
+
+
+# ---------------------------------------------------------------- lecture 03
+
+
+def test_the_family_is_drawn_in_three_rows(closed):
+    figure = family_figure()
+    figure.canvas.draw()
+    words = [word.strip() for word in texts_of(figure)]
+    assert words.count("selective search") == 2 and words.count("RPN") == 1
+    assert [words.count(name) for name in ("R-CNN", "Fast R-CNN", "Faster R-CNN")] == [1, 1, 1]
+    rows = {
+        t.get_text(): t.get_position()[1] for t in figure.axes[0].texts if "R-CNN" in t.get_text()
+    }
+    assert rows["R-CNN"] < rows["Fast R-CNN"] < rows["Faster R-CNN"]  # downwards
+
+
+@pytest.mark.parametrize("draw_it", [family_figure, faster_rcnn_figure])
+def test_no_text_leaves_the_diagram(closed, draw_it):
+    figure = draw_it()
+    figure.canvas.draw()
+    (ax,) = figure.axes
+    frame = ax.get_window_extent()
+    for text in ax.texts:
+        box = text.get_window_extent()
+        assert frame.x0 - 1 <= box.x0 and box.x1 <= frame.x1 + 1, text.get_text()
+        assert not text.get_text() or text.get_fontsize() >= 12
+
+
+def test_sizes_have_a_panel_for_each_set(closed):
+    objects = torch.tensor([[0.0, 0, 10, 20], [5, 5, 45, 25]])
+    figure = sizes_figure(objects, {"a": objects[:1], "b": objects})
+    figure.canvas.draw()
+    assert [ax.get_title() for ax in figure.axes] == ["a", "b"]
+    dots, crosses = figure.axes[1].lines
+    np.testing.assert_allclose(np.array(dots.get_data()), [[10, 40], [20, 20]])
+    np.testing.assert_allclose(np.array(crosses.get_data()), [[10, 40], [20, 20]])
+
+
+def test_objectness_has_a_map_for_each_size(closed):
+    image, target = torch.zeros(3, 64, 96, dtype=torch.uint8), {"boxes": torch.zeros(0, 4)}
+    maps = torch.rand(8, 12, 2)
+    figure = objectness_figure(image, target, maps, [16, 32])
+    figure.canvas.draw()
+    assert [ax.get_title() for ax in figure.axes[1:]] == [
+        "templates of 16 px",
+        "templates of 32 px",
+    ]
+    for i, ax in enumerate(figure.axes[1:]):
+        np.testing.assert_allclose(ax.images[0].get_array(), maps[..., i])
+
+
+def test_roi_align_is_drawn_beside_whole_cells(closed):
+    figure = roi_align_figure((1.3, 0.8, 6.4, 5.6), cells=(8, 9), bins=3)
+    figure.canvas.draw()
+    left, right = figure.axes
+    assert len(left.patches) == len(right.patches) == 9 + 1
+    bins = extents(left.patches[:9])
+    assert (bins == bins.round()).all() and bins.min() == 1 and bins.max() == 7
+    np.testing.assert_allclose(
+        extents(right.patches[:9])[[0, 8]].ravel()[[0, 1, 6, 7]], [1.3, 0.8, 6.4, 5.6]
+    )
+    assert len(right.lines[1].get_xdata()) == 36
+
+
+def test_time_bars_stand_on_each_other(closed):
+    figure = time_bars_figure({"a": (1.0, 2.0), "b": (0.5, 0.25)}, ("x", "y"))
+    figure.canvas.draw()
+    (ax,) = figure.axes
+    np.testing.assert_allclose([bar.get_width() for bar in ax.patches], [1, 2, 0.5, 0.25])
+    np.testing.assert_allclose([bar.get_x() for bar in ax.patches], [0, 1, 0, 0.5])
+    assert [t.get_text().strip() for t in ax.texts] == ["3 ms", "1 ms"]

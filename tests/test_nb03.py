@@ -109,7 +109,7 @@ def test_bad_anchors_are_refused(nb, name, options):
 @given(scales=SCALES, ratios=RATIOS, stride=STRIDES, rows=SIDES, columns=SIDES)
 def test_the_vectorised_anchors_are_the_loops(nb, scales, ratios, stride, rows, columns):
     loops = nb.AnchorGenerator(scales, ratios, stride)
-    size = rows * stride - 1, columns * stride + 2
+    size = rows * stride + 1, columns * stride + 2
     anchors = nb.AnchorGeneratorTorch(scales, ratios, stride)((rows, columns))
     expected = torch.from_numpy(loops.generate_anchors((rows, columns), size)).float()
     torch.testing.assert_close(anchors, expected, atol=4e-3, rtol=1e-4)
