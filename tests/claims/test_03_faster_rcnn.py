@@ -276,7 +276,7 @@ def test_dense_in_place_is_not_dense_in_size(lesson, anchors, measure):
     plain = torch.cat([t["boxes"] for t in ShapesDataset(200, style="lecture").targets])
     shares = share_with(anchors, plain), share_with(anchors, squares(100, 200))
     in_pixels = share_with(lesson.AnchorGeneratorTorch((0.5, 1, 2))((14, 14)), plain)
-    assert shares[0] < 0.03 and in_pixels < 0.03 and shares[1] > 0.9
+    assert max(shares[0], in_pixels) < 0.05 and shares[1] > 10 * shares[0]
     measure(
         f"an anchor of IoU 0.7 have {shares[0]:.1%} of the shapes of 30 to 80 px, {shares[1]:.0%} "
         f"of 100 to 200; {in_pixels:.1%} with anchors of 8 to 32 px"
