@@ -24,21 +24,29 @@ def to_input(images: Tensor, device: torch.device) -> Tensor:
 
 
 def augmented_batches(
-    dataset: ShapesDataset, steps: int, seed: int, device: torch.device, batch_size: int = 16
-) -> Iterator[tuple[Tensor, list[Tensor], list[Tensor]]]:
+    dataset: ShapesDataset,
+    steps: int,
+    seed: int,
+    device: torch.device,
+    batch_size: int = 16,
+    regions: list[Tensor] | None = None,
+) -> Iterator[tuple]:
     """Yield `steps` batches, mirrored and recoloured: input (B, 3, H, W), boxes and labels.
 
     Boxes (M, 4) float32 xyxy and labels (M,) int64 are lists with one tensor per image, on
-    `device`. All targets are checked before the first batch.
+    `device`; the `regions` (n, 4) of each image, where given, come last, mirrored alike. All
+    targets are checked before the first batch.
     """
     classes = getattr(dataset, "classes", None)
     targets = checked_targets(dataset.targets, classes and len(classes))
     indices = batches(len(dataset), batch_size, steps, seed)
     for index in progress(indices, "training", steps):
         chosen = [targets[i] for i in index.tolist()]
-        images, boxes = flip_and_recolour(dataset.images[index], [t["boxes"] for t in chosen])
-        labels = [t["labels"].to(device) for t in chosen]
-        yield to_input(images, device), [b.to(device) for b in boxes], labels
+        lists = [[t["boxes"] for t in chosen]]
+        lists += [] if regions is None else [[regions[i] for i in index.tolist()]]
+        images, *lists = flip_and_recolour(dataset.images[index], *lists)
+        boxes, *more = [[b.to(device) for b in column] for column in lists]
+        yield to_input(images, device), boxes, [t["labels"].to(device) for t in chosen], *more
 
 
 @torch.no_grad()

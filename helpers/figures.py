@@ -27,7 +27,7 @@ def roi_pooling_figure(
     """
     figure, axes = plt.subplots(1, 3, figsize=(13.5, 4.9), layout="constrained")
     low, high = (float(limit) for limit in feature.detach().aminmax())
-    limits = {"vmin": low, "vmax": high + 0.2 * (high - low)}  # never quite dark
+    limits = {"vmin": low, "vmax": high + (high - low)}  # never so dark that a letter is lost
     _cells(axes[0], feature, "feature map; # = a cell that a bin reads", limits)
     for y, x in np.argwhere(_cells_inside(rows, columns, feature.shape)):
         axes[0].text(x, y, "#", ha="center", va="center", fontsize=12)
@@ -40,7 +40,9 @@ def roi_pooling_figure(
                 if i == 0 or j == 0:
                     name = f"{chr(ord('a') + i)}{j + 1}"
                     middle = ((left + right - 1) / 2, (top + bottom - 1) / 2)
-                    axes[1].text(*middle, name, ha="center", va="center", fontsize=11)
+                    axes[1].text(
+                        *middle, name, ha="center", va="center", fontsize=13, weight="bold"
+                    )
     _outline(axes[1], roi)
     _cells(axes[2], pooled, "pooled: the largest value of each bin", limits)
     return figure
@@ -72,25 +74,9 @@ def _outline(ax: Axes, roi: tuple[float, ...]) -> None:
 
 
 def _bin(ax: Axes, top: int, bottom: int, left: int, right: int, colour: str) -> None:
-    corner, inset = (left - 0.42, top - 0.42), 0.16
+    corner, inset = (left - 0.36, top - 0.36), 0.28
     size = (right - left - inset, bottom - top - inset)
-    ax.add_patch(plt.Rectangle(corner, *size, fill=False, ec=colour, lw=2))
-
-
-def time_shares_figure(milliseconds: dict[str, Sequence[float]], stages: Sequence[str]) -> Figure:
-    """One bar of length 1 per entry, top to bottom, split by stage (colour and hatching)."""
-    figure, ax = plt.subplots(figsize=(9, 1.0 + 0.75 * len(milliseconds)), layout="constrained")
-    for row, spent in enumerate(milliseconds.values()):
-        shares = np.asarray(spent) / np.sum(spent)
-        for i, (share, left) in enumerate(zip(shares, np.cumsum(shares) - shares)):
-            label = stages[i] if row == 0 else None
-            look = {"color": COLOURS[i], "hatch": ("", "//", "..")[i % 3], "edgecolor": "white"}
-            ax.barh(row, share, left=left, label=label, **look)
-    ax.set_yticks(range(len(milliseconds)), list(milliseconds))
-    ax.invert_yaxis()
-    ax.set_xlabel("share of the time per image")
-    ax.legend(ncols=len(stages), loc="lower center", bbox_to_anchor=(0.4, 1))
-    return figure
+    ax.add_patch(plt.Rectangle(corner, *size, fill=False, ec=colour, lw=3))
 
 
 def base_anchors_figure(boxes: np.ndarray, names: list[str]) -> Figure:
@@ -495,4 +481,143 @@ def specialists_figure(sizes: Tensor, answering: Tensor) -> Figure:
         ax.axline((0, 0), slope=1, color="black", lw=1)
         ax.set(xlabel="width, pixels", title=f"objects of box {i}", aspect="equal")
     axes[0, 0].set_ylabel("height, pixels")
+    return figure
+
+
+# ---------------------------------------------------------------- lecture 02
+
+
+def fast_rcnn_figure() -> Figure:
+    """Fast R-CNN from the image and its regions to boxes, and what teaches it."""
+    parts = {
+        "image": Part("map", size=(3, 128, 128)),
+        "SmallBackbone": Part("learnt"),
+        "features": Part("map", size=(96, 16, 16), added=True),
+        "RoIPooling": Part("fixed", added=True),
+        "pooled": Part("map", size=(96, 7, 7), added=True),
+        "FastRCNNHead": Part("learnt", added=True),
+        "read_\ndetections": Part("fixed"),
+        "selective\nsearch": Part("fixed", under=("image", 1)),
+        "sample_\nregions": Part("fixed", under=("RoIPooling", 1), added=True, training=True),
+        "FastRCNNLoss": Part("fixed", under=("FastRCNNHead", 1), added=True, training=True),
+    }
+    arrows = {
+        ("image", "SmallBackbone"): "(3, 128, 128)",
+        ("SmallBackbone", "features"): "(96, 16, 16)",
+        ("features", "RoIPooling"): "once",
+        ("RoIPooling", "pooled"): "(R, 96, 7, 7)",
+        ("pooled", "FastRCNNHead"): "",
+        ("FastRCNNHead", "read_\ndetections"): "(R, 4), (R, 16)",
+        ("image", "selective\nsearch"): "",
+        ("selective\nsearch", "sample_\nregions"): "regions (R, 4)",
+        ("sample_\nregions", "RoIPooling"): "regions",
+        ("sample_\nregions", "FastRCNNLoss"): "labels (R,), targets (R, 4)",
+        ("FastRCNNHead", "FastRCNNLoss"): "",
+    }
+    return detector_figure(parts, arrows)
+
+
+def bill_figure(
+    bills: Mapping[str, Mapping[str, Sequence[float]]], stages: Sequence[str]
+) -> Figure:
+    """Milliseconds per image: one panel per setting, one bar per detector, split by stage."""
+    rows = max(len(bars) for bars in bills.values())
+    look = {"figsize": (14, 1.9 + 0.75 * rows), "layout": "constrained", "squeeze": False}
+    figure, axes = plt.subplots(1, len(bills), **look)
+    for ax, (setting, bars) in zip(axes[0], bills.items()):
+        for row, spent in enumerate(bars.values()):
+            left = 0.0
+            for i, part in enumerate(spent):
+                style = {"color": COLOURS[i], "hatch": ("", "//", "..")[i % 3], "ec": "white"}
+                label = stages[i] if row == 0 else None
+                ax.barh(row, part, left=left, height=0.65, label=label, **style)
+                left += part
+            ax.text(left, row, f" {left:,.0f}", va="center", fontsize=13)
+        longest = max(sum(spent) for spent in bars.values())
+        ax.set(xlim=(0, 1.18 * longest), title=setting, xlabel="milliseconds per image")
+        ax.set_yticks(range(len(bars)), list(bars))
+        ax.invert_yaxis()
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(stages))
+    return figure
+
+
+def coverage_figure(image: Tensor, regions: Tensor) -> Figure:
+    """The regions (R, 4) of an image (3, H, W), and how many of them contain each pixel."""
+    figure, axes = plt.subplots(1, 2, figsize=(13.5, 6.2), layout="constrained")
+    counts = np.zeros(image.shape[1:])
+    for x1, y1, x2, y2 in regions.int().tolist():
+        counts[y1:y2, x1:x2] += 1
+    show_image(axes[0], image, f"{len(regions)} regions")
+    draw_boxes(axes[0], regions, colours="#555555")
+    shown = axes[1].imshow(counts, cmap="Greys")
+    axes[1].set_title("regions that contain each pixel")
+    axes[1].set(xticks=[], yticks=[])
+    axes[1].grid(False)
+    figure.colorbar(shown, ax=axes[1], shrink=0.8)
+    return figure
+
+
+def routing_figure(
+    feature: Tensor, boxes: Sequence[tuple[float, ...]], gradients: Sequence[Tensor]
+) -> Figure:
+    """A map (H, W) with two regions in cells, and the gradient (H, W) that each set of bins sends.
+
+    gradients: by the first region alone, the second alone, and both.
+    """
+    figure, axes = plt.subplots(1, 4, figsize=(17, 4.8), layout="constrained")
+    low, high = (float(limit) for limit in feature.detach().aminmax())
+    _cells(axes[0], feature, "the map and two regions", {"vmin": low, "vmax": 2 * high - low})
+    titles = ("from region A", "from region B", "from both: they add up")
+    shown = ((0, 1), (0,), (1,), (0, 1))
+    most = max(float(gradient.max()) for gradient in gradients)
+    for ax, gradient, title in zip(axes[1:], gradients, titles):
+        _cells(ax, gradient, title, {"vmin": 0, "vmax": 2.5 * most})
+        for row, column in gradient.nonzero().tolist():
+            count = f"{gradient[row, column]:g}"
+            ax.text(column, row, count, ha="center", va="center", fontsize=13)
+    for ax, which in zip(axes, shown):
+        for i in which:
+            x1, y1, x2, y2 = boxes[i]
+            look = {"ec": COLOURS[i], "lw": 3, "ls": ("-", "--")[i], "fill": False}
+            ax.add_patch(plt.Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, **look))
+            if ax is axes[0]:
+                place = (x1 - 0.3, y1 - 0.6)
+                ax.text(*place, "AB"[i], color=COLOURS[i], fontsize=16, weight="bold", va="bottom")
+    return figure
+
+
+def moves_figure(
+    images: Sequence[Tensor],
+    regions: Sequence[Tensor],
+    moved: Sequence[Tensor],
+    targets: Sequence[Mapping[str, Tensor]],
+) -> Figure:
+    """Images with objects (dashed), regions as proposed (grey) and as the head has moved them."""
+    figure, axes = plt.subplots(
+        1, len(images), figsize=(5 * len(images), 5.3), layout="constrained"
+    )
+    for ax, image, before, after, target in zip(axes, images, regions, moved, targets):
+        show_image(ax, image)
+        draw_boxes(ax, target["boxes"], colours="black", line_style="--")
+        draw_boxes(ax, before, colours="#777777")
+        draw_boxes(ax, after, colours=COLOURS[1])
+    return figure
+
+
+def evidence_figure(
+    image: Tensor, regions: Sequence[Tensor], evidence: Sequence[Tensor], titles: Sequence[str]
+) -> Figure:
+    """An image (3, H, W), once per region (4,), and how much each cell (h, w) counts for it."""
+    figure, axes = plt.subplots(
+        1, len(regions), figsize=(4.9 * len(regions), 5.3), layout="constrained"
+    )
+    height, width = image.shape[1:]
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    for ax, region, weight, title in zip(axes, regions, evidence, titles):
+        show_image(ax, image.float().mean(dim=0).byte(), title)
+        strength = (weight / weight.max().clamp(min=1e-9)).numpy()
+        colour = np.broadcast_to(to_rgb(COLOURS[0]), (*strength.shape, 3))
+        ax.imshow(np.dstack([colour, 0.85 * strength]), extent=extent)
+        draw_boxes(ax, region[None], colours="black")
     return figure

@@ -12,11 +12,14 @@ import torch
 from helpers.figures import (
     anchors_on_image_figure,
     base_anchors_figure,
+    bill_figure,
+    coverage_figure,
     crowd_figure,
+    fast_rcnn_figure,
     focal_loss_figure,
     fpn_figure,
     roi_pooling_figure,
-    time_shares_figure,
+    routing_figure,
 )
 
 FEATURE = torch.arange(48.0).view(6, 8) - 20
@@ -115,28 +118,60 @@ def test_odd_maps_are_drawn(draw, feature):
     assert low == feature.min().item() and high >= feature.max().item()
 
 
-def test_bars_of_shares_have_length_one(draw):
-    entries = {"first": np.array([1.0, 1, 2]), "second": [300.0, 0.0, 100.0]}
-    figure = time_shares_figure(entries, ("a", "b", "c"))
-    figure.canvas.draw()
-    (ax,) = figure.axes
-    widths = np.array([bar.get_width() for bar in ax.patches]).reshape(2, 3)
-    np.testing.assert_allclose(widths, [[0.25, 0.25, 0.5], [0.75, 0, 0.25]])
-    lefts = np.array([bar.get_x() for bar in ax.patches]).reshape(2, 3)
-    np.testing.assert_allclose(lefts, widths.cumsum(axis=1) - widths)
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b", "c"]
-    rows = [text.get_position()[1] for text in ax.get_yticklabels()]
-    assert rows == [0, 1] and ax.yaxis.get_inverted()  # top to bottom
+BILLS = {
+    "small": {"slow": [1.0, 5.0, 2.0], "fast": (1.0, 0.5, 2.0)},
+    "large": {"slow": np.array([900.0, 8000, 500]), "fast": [900.0, 0.0, 700]},
+}
 
 
-@pytest.mark.parametrize("stages", [1, 3, 7])
-def test_one_bar_of_any_number_of_stages(stages):
-    figure = time_shares_figure({"only": np.ones(stages)}, [str(i) for i in range(stages)])
+def test_bars_of_a_bill_are_milliseconds():
+    figure = bill_figure(BILLS, ("a", "b", "c"))
+    figure.canvas.draw()
+    assert len(figure.axes) == 2
+    for ax, (setting, bars) in zip(figure.axes, BILLS.items()):
+        widths = np.array([bar.get_width() for bar in ax.patches]).reshape(len(bars), 3)
+        np.testing.assert_allclose(widths, list(bars.values()))
+        lefts = np.array([bar.get_x() for bar in ax.patches]).reshape(len(bars), 3)
+        np.testing.assert_allclose(lefts, widths.cumsum(axis=1) - widths)
+        assert [t.get_text() for t in ax.get_yticklabels()] == list(bars)
+        assert ax.yaxis.get_inverted() and ax.get_title() == setting
+        totals = [float(text.get_text().replace(",", "")) for text in ax.texts]
+        np.testing.assert_allclose(totals, widths.sum(axis=1), atol=0.51)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b", "c"]
+    plt.close(figure)
+
+
+def test_coverage_counts_the_regions_of_each_pixel():
+    image = torch.zeros(3, 20, 30, dtype=torch.uint8)
+    figure = coverage_figure(image, torch.tensor([[0.0, 0, 10, 10], [5, 5, 30, 20]]))
+    figure.canvas.draw()
+    counts = figure.axes[1].images[0].get_array()
+    assert counts.shape == (20, 30) and counts.sum() == 100 + 25 * 15
+    assert counts[7, 7] == 2 and counts[2, 2] == 1 and counts[15, 2] == 0
+    plt.close(figure)
+
+
+def test_gradients_are_written_into_their_cells():
+    feature, parts = torch.rand(6, 8), torch.zeros(2, 6, 8)
+    parts[0, 1, 2], parts[1, 1, 2], parts[1, 4, 5] = 3, 1, 2
+    boxes = [(0, 0, 4, 4), (1.5, 1, 7, 6)]
+    figure = routing_figure(feature, boxes, [*parts, parts.sum(dim=0)])
+    figure.canvas.draw()
+    written = [
+        {text.get_position(): text.get_text() for text in ax.texts} for ax in figure.axes[1:]
+    ]
+    assert written == [{(2, 1): "3"}, {(2, 1): "1", (5, 4): "2"}, {(2, 1): "4", (5, 4): "2"}]
+    assert [len(ax.patches) for ax in figure.axes] == [2, 1, 1, 2]
+    plt.close(figure)
+
+
+def test_a_detector_of_two_steps_fits_its_diagram():
+    figure = fast_rcnn_figure()
     figure.canvas.draw()
     (ax,) = figure.axes
-    assert [bar.get_width() for bar in ax.patches] == pytest.approx([1 / stages] * stages)
-    looks = {(bar.get_facecolor(), bar.get_hatch()) for bar in ax.patches}
-    assert len(looks) == stages and len(ax.get_legend().get_texts()) == stages
+    names = " ".join(text.get_text() for text in ax.texts)
+    assert all(name in names for name in ("SmallBackbone", "RoIPooling", "FastRCNNHead"))
     plt.close(figure)
 
 
