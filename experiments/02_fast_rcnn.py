@@ -1,5 +1,6 @@
 """Fast R-CNN: crops or one map, the images of a step, the box loss, the regions."""
 
+from functools import partial
 from itertools import cycle
 
 import torch
@@ -17,6 +18,7 @@ lesson.SEED, lesson.DEVICE = 0, pick_device()
 lesson.train_set, lesson.test_set = benchmark("train"), benchmark("test")
 lesson.train_regions, lesson.test_regions = map(proposals.benchmark_proposals, ("train", "test"))
 STEPS = budget(cpu=lesson.CPU_STEPS)
+SAMPLE = lesson.sample_regions
 NORMALISED, RAW = lesson.DELTA_WEIGHTS, (1.0, 1.0, 1.0, 1.0)
 
 
@@ -68,7 +70,7 @@ class OneBoxFastRCNN(lesson.FastRCNN):
 VARIANTS = {
     "main": {},
     "R-CNN's crops": {"network": CropsRCNN},
-    "64 images, 8 regions": {"batch": 64, "count": 8},
+    "64 images, 8 regions": {"batch": 64, "count": 8, "foreground": 0.4},  # as many as in main
     "no box loss": {"network": StayingFastRCNN, "criterion": NoBoxLoss},
     "raw deltas": {"weights": RAW},
     "squared error": {"criterion": SquaredLoss},
@@ -119,10 +121,12 @@ def train(
     criterion: type = lesson.FastRCNNLoss,
     weights: tuple = NORMALISED,
     random: int = 0,
+    foreground: float = 0.25,
     **sampling: int,
 ) -> Outcome:
     """The lesson's training of one variant, and what it finds on the held-out images."""
     lesson.DELTA_WEIGHTS = weights  # of the targets, and of reading
+    lesson.sample_regions = partial(SAMPLE, foreground=foreground)
     train_regions, test_regions = regions_of(random)
     model, history = lesson.train_fast_rcnn(
         STEPS, seed, None, train_regions, network, criterion(), **sampling
