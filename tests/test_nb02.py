@@ -103,7 +103,8 @@ def test_nasty_regions_are_pooled(nb, name):
     pooled = nb.RoIPooling()(features, rois)
     assert torch.equal(pooled, nb.roi_pool_by_hand(features, rois))
     assert pooled.shape == (1, 2, 7, 7) and pooled.isfinite().all()
-    assert (pooled == 0).all() == (name in NOT_IN_THE_IMAGE)
+    nothing = NOT_IN_THE_IMAGE | {"the last pixel"}  # rounded, it begins behind the map
+    assert (pooled == 0).all() == (name in nothing)
 
 
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 9))
