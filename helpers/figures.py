@@ -301,7 +301,9 @@ def detector_figure(parts: Mapping[str, Part], arrows: Mapping[tuple[str, str], 
         _draw_part(ax, name, part, middles[name], halves[name])
     for (start, end), text in arrows.items():
         style = "--" if parts[start].training or parts[end].training else "-"
-        _connect(ax, (middles[start], halves[start]), (middles[end], halves[end]), text, style)
+        below = parts[start].kind == "map" and middles[end][1] > middles[start][1]
+        half = (halves[start][0], halves[start][1] + 0.4 * below)  # from under the map's name
+        _connect(ax, (middles[start], half), (middles[end], halves[end]), text, style)
     return figure
 
 
@@ -491,28 +493,30 @@ def fast_rcnn_figure() -> Figure:
     """Fast R-CNN from the image and its regions to boxes, and what teaches it."""
     parts = {
         "image": Part("map", size=(3, 128, 128)),
-        "SmallBackbone": Part("learnt"),
+        "Small\nBackbone": Part("learnt"),
         "features": Part("map", size=(96, 16, 16), added=True),
         "RoIPooling": Part("fixed", added=True),
         "pooled": Part("map", size=(96, 7, 7), added=True),
-        "FastRCNNHead": Part("learnt", added=True),
+        "FastRCNN\nHead": Part("learnt", added=True),
         "read_\ndetections": Part("fixed"),
         "selective\nsearch": Part("fixed", under=("image", 1)),
-        "sample_\nregions": Part("fixed", under=("RoIPooling", 1), added=True, training=True),
-        "FastRCNNLoss": Part("fixed", under=("FastRCNNHead", 1), added=True, training=True),
+        "regions\n(R, 4)": Part("fixed", under=("RoIPooling", 1)),
+        "sample_\nregions": Part("fixed", under=("pooled", 1), added=True, training=True),
+        "FastRCNN\nLoss": Part("fixed", under=("FastRCNN\nHead", 1), added=True, training=True),
     }
     arrows = {
-        ("image", "SmallBackbone"): "(3, 128, 128)",
-        ("SmallBackbone", "features"): "(96, 16, 16)",
+        ("image", "Small\nBackbone"): "(3, 128, 128)",
+        ("Small\nBackbone", "features"): "(96, 16, 16)",
         ("features", "RoIPooling"): "once",
         ("RoIPooling", "pooled"): "(R, 96, 7, 7)",
-        ("pooled", "FastRCNNHead"): "",
-        ("FastRCNNHead", "read_\ndetections"): "(R, 4), (R, 16)",
+        ("pooled", "FastRCNN\nHead"): "",
+        ("FastRCNN\nHead", "read_\ndetections"): "(R, 4), (R, 16)",
         ("image", "selective\nsearch"): "",
-        ("selective\nsearch", "sample_\nregions"): "regions (R, 4)",
-        ("sample_\nregions", "RoIPooling"): "regions",
-        ("sample_\nregions", "FastRCNNLoss"): "labels (R,), targets (R, 4)",
-        ("FastRCNNHead", "FastRCNNLoss"): "",
+        ("selective\nsearch", "regions\n(R, 4)"): "",
+        ("regions\n(R, 4)", "RoIPooling"): "",
+        ("regions\n(R, 4)", "sample_\nregions"): "",
+        ("sample_\nregions", "FastRCNN\nLoss"): "",
+        ("FastRCNN\nHead", "FastRCNN\nLoss"): "",
     }
     return detector_figure(parts, arrows)
 
@@ -552,8 +556,7 @@ def coverage_figure(image: Tensor, regions: Tensor) -> Figure:
     draw_boxes(axes[0], regions, colours="#555555")
     shown = axes[1].imshow(counts, cmap="Greys")
     axes[1].set_title("regions that contain each pixel")
-    axes[1].set(xticks=[], yticks=[])
-    axes[1].grid(False)
+    axes[1].axis("off")
     figure.colorbar(shown, ax=axes[1], shrink=0.8)
     return figure
 

@@ -170,7 +170,7 @@ def test_a_detector_of_two_steps_fits_its_diagram():
     figure = fast_rcnn_figure()
     figure.canvas.draw()
     (ax,) = figure.axes
-    names = " ".join(text.get_text() for text in ax.texts)
+    names = " ".join(text.get_text().replace("\n", "") for text in ax.texts)
     assert all(name in names for name in ("SmallBackbone", "RoIPooling", "FastRCNNHead"))
     plt.close(figure)
 
