@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from shared import NONSENSE, imported_exercises, notebook_code, raising
 
 from helpers import lessons, records
@@ -224,7 +225,58 @@ SPLIT = {
     "places, first at": lambda out, b: out.unflatten(-1, (b, -1)).transpose(1, 2),
     "(2, 3, 3, 2, 8), got (2, 3, 3, 1, 16)": lambda out, b: out.unflatten(-1, (b - 1, -1)),
 }
+
+
+def backward(of):
+    """`of` the winners (C, n) as a mask, the values (C, n) and the gradient (C, 1)."""
+
+    def max_backward(values, gradient):
+        wins = F.one_hot(values.argmax(dim=1), values.shape[1])
+        return of(wins, values, gradient[:, None]).float()
+
+    return max_backward
+
+
+WINNERS = {
+    "all 49 bins of a region read the same cell": 1,
+    "what regions send back adds up": 49,
+    "7 × 7 bins, not 7": 14,
+    "Count the bins that this cell wins": 50,
+    "a number is needed, got str": "many",
+}
+BACKWARD = {
+    "that is mean pooling": backward(lambda w, v, g: g.expand_as(v) / v.shape[1]),
+    "every cell gets the whole gradient": backward(lambda w, v, g: g.expand_as(v)),
+    "not its value times the gradient": backward(lambda w, v, g: w * v * g),
+    "the gradient of its channel, not 1": backward(lambda w, v, g: w),
+    "one winner for each channel": backward(lambda w, v, g: (v == v.max()) * g),
+    "one of them wins and gets all": backward(lambda w, v, g: (v == v.amax(1, True)) * g),
+    "must have shape (3, 3), got (3,)": lambda values, gradient: gradient,
+    "places, first at": backward(lambda w, v, g: 2 * w * g),
+}
+
+
+def box_loss(of):
+    """`of` the errors (N, K + 1), the labels (N,) and the row numbers (N,)."""
+
+    def loss(deltas, labels, targets):
+        table = (deltas.view(len(labels), -1, 4) - targets[:, None]).abs().sum(dim=2)
+        return of(table, labels, torch.arange(len(labels)))
+
+    return loss
+
+
+LOSSES = {
+    "background has no box": box_loss(lambda t, k, n: t[n, k].sum() / len(k)),
+    "not by those with an object": box_loss(lambda t, k, n: t[n, k][k > 0].mean()),
+    "divide by the number of regions": box_loss(lambda t, k, n: t[n, k][k > 0].sum()),
+    "only the true class's four": box_loss(lambda t, k, n: t[k > 0].sum() / len(k)),
+    "shifted by one": box_loss(lambda t, k, n: t[n, k - 1][k > 0].sum() / len(k)),
+    "one number is needed, got shape (5,)": box_loss(lambda t, k, n: t[n, k]),
+    "the loss differs": box_loss(lambda t, k, n: t.sum()),
+}
 MISTAKES = {"yolo.q1": NUMBERS, "yolo.q2": ANCHORS, "yolo.q3": SPLIT}
+MISTAKES |= {"fast_rcnn.q1": WINNERS, "fast_rcnn.q2": BACKWARD, "fast_rcnn.q3": LOSSES}
 CASES = [(place, said) for place, mistakes in MISTAKES.items() for said in mistakes]
 
 
@@ -240,6 +292,12 @@ RIGHT = {
         lambda s, a: overlaps(s, a)[1].argmax(1),
         lambda s, a: overlaps(s, a)[1].max(dim=1).indices,
         lambda s, a: torch.stack([overlaps(row[None], a)[1][0].argmax() for row in s]),
+    ],
+    "fast_rcnn.q1": [98, 98.0, torch.tensor(98)],
+    "fast_rcnn.q2": [backward(lambda w, v, g: w * g)],
+    "fast_rcnn.q3": [
+        box_loss(lambda t, k, n: t[n, k][k > 0].sum() / len(k)),
+        box_loss(lambda t, k, n: (t * F.one_hot(k, t.shape[1]))[:, 1:].sum().item() / len(k)),
     ],
     "yolo.q3": [
         lambda out, b: out.view(*out.shape[:3], b, -1),

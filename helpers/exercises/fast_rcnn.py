@@ -74,7 +74,7 @@ q2 = Exercise(
     _max_backward,
     [
         "Which cell of each channel won? argmax knows.",
-        "Begin with zeros (C, n); scatter_ or an index (arange(C), winner) puts the gradient in.",
+        "Begin with zeros (C, n); in each row one number goes in, at the winner's place.",
     ],
     "that is the whole backward pass of RoI pooling, bin by bin",
 )
