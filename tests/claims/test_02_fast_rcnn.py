@@ -646,7 +646,7 @@ def test_what_the_cap_caps(lesson, measure):
     ]
     best = torch.cat(overlaps)
     far, near = (best < 0.1).float().mean().item(), (best >= 0.5).float().mean().item()
-    _, labels, _ = lesson.sample_regions(regions[0], **objects(1)[0][1], foreground=0.25)
+    _, labels, _ = lesson.sample_regions(regions[0], **objects(1)[0][1], count=64, foreground=0.25)
     assert near < 0.05 < 0.4 < far and len(labels) == 64 and (labels > 0).sum() <= 16
     measure(
         f"of random boxes {near:.1%} show an object, {far:.0%} are below 0.1; drawn as in the "
