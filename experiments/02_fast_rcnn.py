@@ -38,15 +38,8 @@ class SquaredLoss(lesson.FastRCNNLoss):
         return 0.5 * F.mse_loss(deltas, targets, reduction="sum")
 
 
-class NoBoxLoss(lesson.FastRCNNLoss):
-    """Only what, not where. Deltas that start at 0 would never leave it but for weight decay."""
-
-    def __init__(self):
-        super().__init__(lambda_bbox=0.0)
-
-
 class StayingFastRCNN(lesson.FastRCNN):
-    """Boxes stay where they are proposed."""
+    """Boxes stay where they are proposed. (Deltas that start near 0 would stay there anyway.)"""
 
     def forward(self, images, rois):
         scores, deltas = super().forward(images, rois)
@@ -72,7 +65,8 @@ VARIANTS = {
     "R-CNN's crops": {"network": CropsRCNN},
     "64 images, 8 regions": {"batch": 64, "count": 8},
     "a quarter objects": {"foreground": 0.25},
-    "no box loss": {"network": StayingFastRCNN, "criterion": NoBoxLoss},
+    "λ = 1": {"share": 1.0},
+    "no box loss": {"network": StayingFastRCNN, "share": 0.0},
     "raw deltas": {"weights": RAW},
     "squared error": {"criterion": SquaredLoss},
     "one box for all classes": {"network": OneBoxFastRCNN},
@@ -120,6 +114,7 @@ def train(
     seed: int,
     network: type = lesson.FastRCNN,
     criterion: type = lesson.FastRCNNLoss,
+    share: float = lesson.LAMBDA,
     weights: tuple = NORMALISED,
     random: int = 0,
     foreground: float = 0.5,
@@ -129,8 +124,9 @@ def train(
     lesson.DELTA_WEIGHTS = weights  # of the targets, and of reading
     lesson.sample_regions = partial(SAMPLE, foreground=foreground)
     train_regions, test_regions = regions_of(random)
+    loss = criterion(lambda_bbox=share)
     model, history = lesson.train_fast_rcnn(
-        STEPS, seed, None, train_regions, network, criterion(), **sampling
+        STEPS, seed, None, train_regions, network, loss, **sampling
     )
     return Outcome(
         detections=lesson.detect(model, lesson.test_set.images, test_regions),
