@@ -496,3 +496,41 @@ def specialists_figure(sizes: Tensor, answering: Tensor) -> Figure:
         ax.set(xlabel="width, pixels", title=f"objects of box {i}", aspect="equal")
     axes[0, 0].set_ylabel("height, pixels")
     return figure
+
+
+# ---------------------------------------------------------------- lecture 01
+
+
+def rcnn_figure() -> Figure:
+    """R-CNN from the image to its boxes, and the examples of its three trainings.
+
+    Nothing is outlined: it is the first detector of the course.
+    """
+    parts = {
+        "image": Part("map", size=(3, 128, 128)),
+        "Selective\nSearch\nProposals": Part("fixed"),
+        "warp": Part("fixed"),
+        "N regions": Part("map", size=(3, 96, 96)),
+        "trunk": Part("learnt"),
+        "tail": Part("learnt"),
+        "SVMs": Part("learnt"),
+        "Bounding\nBox\nRegressor": Part("learnt"),
+        "apply_\nnms": Part("fixed"),
+        "stage1_\nlabels": Part("fixed", under=("tail", 1), training=True),
+        "svm_\nlabels": Part("fixed", under=("SVMs", 1), training=True),
+        "regression\ntargets": Part("fixed", under=("Bounding\nBox\nRegressor", 1), training=True),
+    }
+    arrows = {
+        ("image", "Selective\nSearch\nProposals"): "",
+        ("Selective\nSearch\nProposals", "warp"): "(N, 4)",
+        ("warp", "N regions"): "",
+        ("N regions", "trunk"): "(N, 3, 96, 96)",
+        ("trunk", "tail"): "(N, 192, 3, 3)",
+        ("tail", "SVMs"): "(N, 1280)",
+        ("SVMs", "Bounding\nBox\nRegressor"): "(N, K)",
+        ("Bounding\nBox\nRegressor", "apply_\nnms"): "(n, 4)",
+        ("stage1_\nlabels", "tail"): "stage 1",
+        ("svm_\nlabels", "SVMs"): "stage 2",
+        ("regression\ntargets", "Bounding\nBox\nRegressor"): "stage 3",
+    }
+    return detector_figure(parts, arrows)
