@@ -543,7 +543,8 @@ def bands_figure(overlaps: np.ndarray, limits: Mapping[float, str]) -> Figure:
     top = 1.35 * max(counts.max(), 1)
     for row, (limit, text) in enumerate(limits.items()):
         ax.axvline(limit, color="black", lw=1.5, ls="--")
-        ax.text(limit + 0.008, top * (0.93 - 0.09 * row), text, fontsize=14, va="center")
+        look = {"fontsize": 14, "va": "center", "backgroundcolor": "white"}
+        ax.text(limit + 0.012, top * (0.93 - 0.1 * row), text, **look)
     ax.set(xlabel="IoU of a proposal with its best object", ylabel="proposals", ylim=(0, top))
     return figure
 
@@ -583,7 +584,8 @@ def scores_figure(overlaps: np.ndarray, scores: np.ndarray) -> Figure:
         ax.plot(overlaps[:, c], scores[:, c], ".", ms=3, alpha=0.4, color=COLOURS[c])
         ax.axhline(0, color="black", lw=1)
         ax.set(title=CLASSES[c], xlabel="IoU with the best of the class")
-    axes[0, 0].set_ylabel("score of its SVM")
+    low, high = np.percentile(scores, [0.1, 99.95])  # a handful lie outside
+    axes[0, 0].set(ylabel="score of its SVM", ylim=(low - 1, high + 1))
     return figure
 
 

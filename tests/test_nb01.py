@@ -297,7 +297,7 @@ def test_the_rim_beyond_the_image_has_the_mean_colour(nb, extractor):
 def test_a_region_outside_the_image_has_zero_features(nb, box):
     outside = extractor_of(nb, context=0.0)
     assert not nb.warp(torch.ones(3, 40, 50), box, SIZE, 0.0).any()
-    image = np.full((40, 50, 3), 200, np.uint8)
+    image = PICTURES["RGB"][:, :50]
     vector = outside.extract_region_features(image, box)
     assert vector.shape == (1280,) and not vector.any()
     assert outside.extract_region_features(image, [0, 0, 9, 9]).any()

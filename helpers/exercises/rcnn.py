@@ -158,7 +158,7 @@ q4 = Exercise(
     "my_reading",
     _moves_the_ap,
     [
-        "A quarter of all objects have a neighbour: is 0.3 too strict for a suppression?",
+        "Suppression keeps the box of the best score. Is that the best of its neighbours?",
         "Boxes that are suppressed are not worthless: average them with the winner, by score.",
     ],
     "the same detector, read better",

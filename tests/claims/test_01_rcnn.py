@@ -127,7 +127,7 @@ def test_how_many_regions(lesson, measure):
     on_shapes = mean(len(boxes) for boxes in benchmark_proposals("test"))
     search = lesson.SelectiveSearchProposals(min_size=1, max_proposals=WINDOWS)
     on_photo = len(search.generate_proposals(photo("cat")))
-    assert on_shapes < 100 < 500 < on_photo and not 1900 < on_photo < 2100
+    assert on_shapes < 100 < 300 < on_photo < 1500
     measure(f"{on_shapes:.0f} per benchmark image, {on_photo:,} on a photograph of a cat")
 
 
@@ -838,14 +838,15 @@ def test_comparisons_of_nms(lesson, monkeypatch, measure):
     paper="its CNN is fine-tuned, section 2.3",
 )
 def test_a_tuned_network_cannot_be_had_again(lesson, small, measure):
-    maps = torch.rand(8, 192, 1, 1, generator=torch.Generator().manual_seed(0))
+    crops = np.random.RandomState(0).randint(60, 120, (8, 4))
+    maps = small.extract_maps(photo("coffee"), crops)
     tuned = lesson.CNNFeatureExtractor(size=32)
     before = [features.features(maps)[0] for features in (small, tuned)]
     assert np.array_equal(*before)  # as long as nothing is tuned
-    lesson.finetune(tuned, maps, np.arange(8) % 4, 3, steps=2)
+    lesson.finetune(tuned, maps, np.arange(8) % 4, 3, steps=10)
     change = np.abs(tuned.features(maps)[0] - before[0]).max()
     assert change > 1e-4
-    measure("untuned: the same vectors again; after two steps of stage 1 they are others")
+    measure("untuned: the same vectors again; after ten steps of stage 1 they are others")
 
 
 @claim(

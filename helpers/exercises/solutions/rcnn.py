@@ -33,8 +33,8 @@ def my_reading(regions_xywh, moved_xywh, scores):
     boxes = box_convert(torch.from_numpy(moved_xywh).reshape(-1, 4), "xywh", "xyxy").clamp(0, 128)
     score = torch.from_numpy(scores).flatten()
     label = torch.arange(scores.shape[1]).repeat(len(scores))
-    winners = batched_nms(boxes, score, label, 0.4)[:100]
+    winners = batched_nms(boxes, score, label, 0.3)[:100]
     friends = (box_iou(boxes[winners], boxes) > 0.6) & (label[winners][:, None] == label)
-    votes = friends * (2 * score).exp()  # (winners, boxes)
+    votes = friends * score.exp()  # (winners, boxes)
     mean = votes @ boxes / votes.sum(dim=1, keepdim=True)
     return {"boxes": mean, "scores": score[winners], "labels": label[winners]}
