@@ -572,7 +572,7 @@ def overlap_figure(a: Tensor, b: Tensor) -> Figure:
     return figure
 
 
-def shift_figure(shifts: Tensor, heat: Tensor) -> Figure:
+def shifted_iou_figure(shifts: Tensor, heat: Tensor) -> Figure:
     """IoU of a square with its shifted copy: a map (S, S) over shifts (S,), and two lines of it."""
     figure, axes = plt.subplots(1, 2, figsize=(13.5, 4.9), layout="constrained")
     shifts, heat = shifts.numpy(), heat.numpy()
@@ -615,4 +615,111 @@ def nms_figure(
         draw_boxes(ax, found["boxes"][deleted], None, "dimgrey", "--")
         texts = [f"{i}: {found['scores'][i]:.2f}" for i in kept]
         draw_boxes(ax, found["boxes"][kept], texts, [colours[i] for i in kept])
+    return figure
+
+
+# ---------------------------------------------------------------- lecture 01
+
+
+def rcnn_figure() -> Figure:
+    """R-CNN from the image to its boxes, and the examples of its three trainings.
+
+    Nothing is outlined: it is the first detector of the course.
+    """
+    parts = {
+        "image": Part("map", size=(3, 128, 128)),
+        "Selective\nSearch\nProposals": Part("fixed"),
+        "warp": Part("fixed"),
+        "N regions": Part("map", size=(3, 96, 96)),
+        "trunk": Part("learnt"),
+        "tail": Part("learnt"),
+        "SVMs": Part("learnt"),
+        "Bounding\nBox\nRegressor": Part("learnt"),
+        "apply_\nnms": Part("fixed"),
+        "stage1_\nlabels": Part("fixed", under=("tail", 1), training=True),
+        "svm_\nlabels": Part("fixed", under=("SVMs", 1), training=True),
+        "regression\ntargets": Part("fixed", under=("Bounding\nBox\nRegressor", 1), training=True),
+    }
+    arrows = {
+        ("image", "Selective\nSearch\nProposals"): "",
+        ("Selective\nSearch\nProposals", "warp"): "(N, 4)",
+        ("warp", "N regions"): "",
+        ("N regions", "trunk"): "(N, 3, 96, 96)",
+        ("trunk", "tail"): "(N, 192, 3, 3)",
+        ("tail", "SVMs"): "(N, 1280)",
+        ("SVMs", "Bounding\nBox\nRegressor"): "(N, K)",
+        ("Bounding\nBox\nRegressor", "apply_\nnms"): "(n, 4)",
+        ("stage1_\nlabels", "tail"): "stage 1",
+        ("svm_\nlabels", "SVMs"): "stage 2",
+        ("regression\ntargets", "Bounding\nBox\nRegressor"): "stage 3",
+    }
+    return detector_figure(parts, arrows)
+
+
+def bands_figure(overlaps: np.ndarray, limits: Mapping[float, str]) -> Figure:
+    """How many proposals have which IoU (N,) with their best object, and what begins where."""
+    figure, ax = plt.subplots(figsize=(13.5, 4.2), layout="constrained")
+    counts, _, _ = ax.hist(overlaps, np.linspace(0, 1, 41), color="#BBBBBB", ec="white")
+    top = 1.35 * max(counts.max(), 1)
+    for row, (limit, text) in enumerate(limits.items()):
+        ax.axvline(limit, color="black", lw=1.5, ls="--")
+        look = {"fontsize": 14, "va": "center", "backgroundcolor": "white"}
+        ax.text(limit + 0.012, top * (0.93 - 0.1 * row), text, **look)
+    ax.set(xlabel="IoU of a proposal with its best object", ylabel="proposals", ylim=(0, top))
+    return figure
+
+
+def shift_figure(shifts: Mapping[str, np.ndarray], growth: np.ndarray) -> Figure:
+    """Growth against each kind of shift, (N,) each, with their correlation."""
+    look = {"figsize": (13.5, 4.6), "sharey": True, "layout": "constrained", "squeeze": False}
+    figure, axes = plt.subplots(1, len(shifts), **look)
+    for ax, (name, shift) in zip(axes[0], shifts.items()):
+        ax.plot(shift, growth, "o", ms=5, alpha=0.4, color="black")
+        together = np.corrcoef(shift, growth)[0, 1]
+        ax.set(xlabel=f"shift of the {name}", title=f"correlation {together:+.2f}")
+    axes[0, 0].set_ylabel("growth of the width, $t_w$")
+    return figure
+
+
+def top_regions_figure(rows: Mapping[str, Sequence[tuple[np.ndarray, float]]]) -> Figure:
+    """A row of pictures for each name, with a number above each."""
+    columns = max(len(row) for row in rows.values())
+    look = {"figsize": (15, 2.1 * len(rows)), "layout": "constrained", "squeeze": False}
+    figure, axes = plt.subplots(len(rows), columns, **look)
+    for ax_row, (name, row) in zip(axes, rows.items()):
+        for ax, (picture, value) in zip(ax_row, row):
+            show_image(ax, picture, f"{value:.1f}")
+        place = {"rotation": 90, "ha": "right", "va": "center", "fontsize": 13}
+        ax_row[0].text(-0.08, 0.5, name, transform=ax_row[0].transAxes, **place)
+    return figure
+
+
+def scores_figure(overlaps: np.ndarray, scores: np.ndarray) -> Figure:
+    """Score against IoU with the best object of the class, (N, K) each: a panel for each class."""
+    classes = scores.shape[1]
+    look = {"figsize": (15, 4.8), "sharey": True, "layout": "constrained", "squeeze": False}
+    figure, axes = plt.subplots(1, classes, **look)
+    for c, ax in enumerate(axes[0]):
+        ax.axvspan(0.3, 1, color="#EEEEEE")
+        ax.plot(overlaps[:, c], scores[:, c], ".", ms=3, alpha=0.4, color=COLOURS[c])
+        ax.axhline(0, color="black", lw=1)
+        ax.set(title=CLASSES[c], xlabel="IoU with the best of the class")
+    low, high = np.percentile(scores, [0.1, 99.95])  # a handful lie outside
+    axes[0, 0].set(ylabel="score of its SVM", ylim=(low - 1, high + 1))
+    return figure
+
+
+def regression_figure(before: np.ndarray, after: np.ndarray) -> Figure:
+    """IoU (N,) of regions before and after they are moved, and the mean gain by IoU before."""
+    figure, axes = plt.subplots(1, 2, figsize=(13.5, 5), layout="constrained")
+    axes[0].plot(before, after, ".", ms=4, alpha=0.4, color="black")
+    axes[0].axline((0.5, 0.5), slope=1, color="black", lw=1)
+    means = f"mean {before.mean():.3f} before, {after.mean():.3f} after"
+    axes[0].set(xlabel="IoU before", ylabel="IoU after", title=means)
+    edges = np.linspace(0.5, 1, 11)
+    place = np.digitize(before, edges[1:-1])
+    gain = [(after - before)[place == i].mean() if (place == i).any() else 0 for i in range(10)]
+    axes[1].bar(edges[:-1] + 0.025, gain, 0.045, color="#BBBBBB", ec="black")
+    axes[1].axhline(0, color="black", lw=1)
+    axes[1].set(xlabel="IoU before", ylabel="mean gain")
     return figure

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import torch
 from shared import NONSENSE, imported_exercises, notebook_code, raising
-from torchvision.ops import batched_nms, box_iou, nms
+from torchvision.ops import batched_nms, box_convert, box_iou, nms
 
 from helpers import lessons, records
 from helpers.detectors import to_input
 from helpers.evaluation import coco_ap
-from helpers.exercises import boxes, yolo
+from helpers.exercises import boxes, rcnn, yolo
 from helpers.exercises import exercise as frame
 from helpers.exercises.exercise import TO_DO, Exercise
+from helpers.proposals import benchmark_proposals
 from helpers.shapes import benchmark
 
 FRAME = {"__init__", "exercise"}
@@ -225,6 +226,69 @@ SPLIT = {
     "places, first at": lambda out, b: out.unflatten(-1, (b, -1)).transpose(1, 2),
     "(2, 3, 3, 2, 8), got (2, 3, 3, 1, 16)": lambda out, b: out.unflatten(-1, (b - 1, -1)),
 }
+SURVIVORS = {
+    "nothing is suppressed? The IoU of A and B is above 0.3": "ABCD",
+    "what is suppressed suppresses nothing any more: who is left to remove C?": "AD",
+    "D is a square: a triangle never suppresses it": ["C", "A"],
+    "only boxes of A's class that overlap A go": "a",
+    "B overlaps A by more than 0.3": ("A", "B", "D"),
+    "B overlaps A by more than 0.3, and D is of another class": "ABC",
+    "Take A first, strike what it suppresses, and repeat": "BC",
+    "letters are needed, such as 'AB', got int": 3,
+}
+
+
+def strict(overlaps, is_truth, background=2, ignored=-1, below=np.less, least=np.max, own=None):
+    """The SVMs' labels for a softmax, with what a mistake exchanges."""
+    own = is_truth if own is None else own(overlaps)
+    no_object = np.where(below(least(overlaps, axis=1), 0.3), background, ignored)
+    return np.where(own, overlaps.argmax(axis=1), no_object)
+
+
+STRICT = {
+    "background is K, here 2, and what is ignored is -1": lambda o, t: strict(o, t, -1, 2),
+    "background is K, here 2: 0 is a class": lambda o, t: strict(o, t, 0),
+    "a proposal that fits an object perfectly is no true box": lambda o, t: strict(
+        o, t, own=lambda o: o.max(axis=1) > 0.99
+    ),
+    "the grey zone is ignored, not a positive": lambda o, t: strict(
+        o, t, own=lambda o: t | ((o.max(axis=1) >= 0.3) & (o.max(axis=1) < 0.99))
+    ),
+    "the grey zone is ignored, not background": lambda o, t: strict(o, t, ignored=2),
+    "background must overlap every object by less than 0.3, not just one": lambda o, t: np.where(
+        o[:, 0] == 0.7, -1, strict(o, t, least=np.min)
+    ),
+    "an IoU of exactly 0.3 is not below 0.3": lambda o, t: strict(
+        o, t, below=lambda a, b: a <= np.float32(b)
+    ),
+    "a true box belongs to the class that it overlaps most": lambda o, t: np.where(
+        t, (o > 0.3).argmax(axis=1), strict(o, t)
+    ),
+    "places, first at": lambda o, t: strict(o, t) + 1,
+    "must have shape (9,), got (9, 2)": lambda o, t: o,
+    "must be a torch tensor, got list": lambda o, t: strict(o, t).tolist(),
+}
+
+
+def grown(boxes, factor):
+    extra = (factor - 1) * boxes[:, 2:]
+    return np.concatenate([boxes[:, :2] - extra / 2, boxes[:, 2:] + extra], axis=1)
+
+
+RIM = {
+    "the rim is measured in the warped region, not in the image": lambda b, s, r: (
+        b + np.array([-r, -r, 2 * r, 2 * r])
+    ),
+    "the object fills S - 2p of the warped pixels, not all S": lambda b, s, r: grown(
+        b, (s + 2 * r) / s
+    ),
+    "there is a rim on both sides: this leaves room for one": lambda b, s, r: grown(b, s / (s - r)),
+    "the corner moves, too: the box grows to all sides": lambda b, s, r: np.concatenate(
+        [b[:, :2], b[:, 2:] * s / (s - 2 * r)], axis=1
+    ),
+    "places, first at": lambda b, s, r: b,
+    "must have shape (2, 4), got (2, 2)": lambda b, s, r: b[:, 2:],
+}
 MISTAKES = {"yolo.q1": NUMBERS, "yolo.q2": ANCHORS, "yolo.q3": SPLIT}
 
 
@@ -326,6 +390,7 @@ SOFT = {
     "ZeroDivisionError": lambda b, s, _: 1 / 0,
 }
 MISTAKES |= {"boxes.q1": THREE, "boxes.q2": RANKED, "boxes.q3": SOFT}
+MISTAKES |= {"rcnn.q1": SURVIVORS, "rcnn.q2": STRICT, "rcnn.q3": RIM}
 CASES = [(place, said) for place, mistakes in MISTAKES.items() for said in mistakes]
 
 
@@ -342,6 +407,13 @@ RIGHT = {
         lambda s, a: overlaps(s, a)[1].max(dim=1).indices,
         lambda s, a: torch.stack([overlaps(row[None], a)[1][0].argmax() for row in s]),
     ],
+    "rcnn.q1": ["ACD", "dca", ["A", "C", "D"], {"A", "C", "D"}],
+    "rcnn.q2": [
+        strict,
+        lambda o, t: torch.from_numpy(strict(o, t)),
+        lambda o, t: strict(o, t) + 0.0,
+    ],
+    "rcnn.q3": [lambda b, s, r: torch.from_numpy(grown(b, s / (s - 2 * r)))],
     "yolo.q3": [
         lambda out, b: out.view(*out.shape[:3], b, -1),
         lambda out, b: torch.stack(out.chunk(b, -1), -2),
@@ -479,3 +551,34 @@ def test_weights_for_the_exercise_are_those_of_the_page(page):
     assert {k: v.shape for k, v in weights.items()} == {
         k: v.shape for k, v in model.state_dict().items()
     }
+
+
+def as_the_page(space):
+    """Every region for every class, moved, and the suppression of lecture 01."""
+
+    def reading(regions_xywh, moved_xywh, scores):
+        label = np.tile(np.arange(scores.shape[1]), len(scores))
+        boxes = moved_xywh.reshape(-1, 4)
+        return space["as_detections"](boxes, scores.ravel(), label, (128, 128), 0.3)
+
+    return reading
+
+
+def test_no_gain_of_another_reading_is_told_in_numbers(page):
+    said = EVERY["rcnn.q4"].verdict(as_the_page(page("rcnn")))
+    numbers = re.fullmatch(r"✗ AP (.+); this page's way has (.+), (.+) is wanted", said)
+    assert numbers, said
+    after, before, wanted = map(float, numbers.groups())
+    assert after == before > 0.6 and wanted == pytest.approx(before + rcnn.GAIN, abs=1e-3)
+    tasks = [cell.source for cell in section_of("rcnn") if cell.cell_type == "markdown"]
+    assert f" {rcnn.GAIN:g} " in tasks[3]
+
+
+def test_answers_for_the_exercise_are_those_of_the_page():
+    kept, _ = records.latest_weights("01_rcnn")
+    total = int(kept["counts"].sum())
+    shapes = {"counts": (100,), "regions": (total, 4), "moved": (total, 12), "scores": (total, 3)}
+    assert {name: tuple(value.shape) for name, value in kept.items()} == shapes
+    known = torch.cat(benchmark_proposals("val")[:100])
+    boxes = box_convert(kept["regions"], "xywh", "xyxy")
+    assert sorted(boxes.tolist()) == sorted(known.tolist())

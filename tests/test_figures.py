@@ -20,7 +20,7 @@ from helpers.figures import (
     nms_figure,
     overlap_figure,
     roi_pooling_figure,
-    shift_figure,
+    shifted_iou_figure,
     time_shares_figure,
 )
 
@@ -280,7 +280,7 @@ def test_boxes_that_are_apart_share_nothing(closed):
 def test_the_lines_of_the_shifts_begin_at_an_iou_of_one(closed):
     shifts = torch.arange(-3.0, 4.0)
     heat = torch.exp(-(shifts[:, None] ** 2) - 2 * shifts**2)  # steeper in x
-    figure = shift_figure(shifts, heat)
+    figure = shifted_iou_figure(shifts, heat)
     figure.canvas.draw()
     lines = {line.get_label(): line.get_ydata() for line in figure.axes[1].lines}
     np.testing.assert_allclose(lines["along one axis"], heat[3, 3:])
