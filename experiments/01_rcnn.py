@@ -18,11 +18,13 @@ from experiments.outcome import Outcome
 from helpers import lessons
 from helpers.proposals import benchmark_proposals
 from helpers.shapes import benchmark
-from helpers.training import pick_device
+from helpers.training import budget, pick_device
 
 LECTURE, MODEL = "01_rcnn", "R-CNN"
 lesson = lessons.load(LECTURE)
 lesson.DEVICE = pick_device()
+STEPS = budget(cpu=lesson.CPU_STEPS)
+HELD_OUT = 300  # images to measure on
 READ = 100  # validation images whose regions are kept for the exercises
 CONTEXT = lesson.OURS["context"]
 
@@ -113,12 +115,10 @@ def tuned(seed, tuning, context):
         return own, None, 0.0
     if tuning == "objectness":
         labels, maps = as_objectness(full)
-        head, history = lesson.finetune(own, maps, labels, 1, lesson.STEPS, seed)
+        head, history = lesson.finetune(own, maps, labels, 1, STEPS, seed)
     else:
         labels = lesson.stage1_labels(full)
-        head, history = lesson.finetune(
-            own, full.maps, labels, len(lesson.CLASSES), lesson.STEPS, seed
-        )
+        head, history = lesson.finetune(own, full.maps, labels, len(lesson.CLASSES), STEPS, seed)
     return own, head, history.seconds
 
 
@@ -129,7 +129,7 @@ def known(seed, tuning, context):
     start = time.perf_counter()
     training = Known(own, table(seed, context)[0].maps)
     seconds = time.perf_counter() - start
-    return training, Known(own, regions("test", context, 300).maps), seconds
+    return training, Known(own, regions("test", context, HELD_OUT).maps), seconds
 
 
 # ---------------------------------------------------------------- what is exchanged
@@ -200,6 +200,7 @@ VARIANTS = {
     "SVM, negatives below 0.1": {"labels": negatives_below(0.1)},
     "SVM, C = 0.001": {"C": 0.001},
     "softmax, true boxes": {"classifier": "softmax"},
+    "softmax, no stage 1": {"classifier": "softmax", "tuning": "none"},
     "softmax, positives from 0.5": {"classifier": "softmax", "classes": lesson.stage1_labels},
     "softmax of stage 1": {"classifier": "head"},
     "no regressor": {"regressor": "none"},
@@ -271,14 +272,14 @@ def train(seed: int, **changes) -> Outcome:
     start = time.perf_counter()
     detector = Detector(variant, seed)
     fitting = time.perf_counter() - start
-    held_out = regions("test", variant.context, 300)
+    held_out = regions("test", variant.context, HELD_OUT)
     found = [detector.read(b, rows) for b, rows in zip(held_out.boxes_xywh, held_out.rows)]
     models = [*detector.svms.values(), *detector.bbox_regressors.ridges.values()]
     parameters = sum(m.coef_.size + m.intercept_.size for m in models)
     is_main = variant == Variant()
     return Outcome(
         detections=found,
-        steps=0 if variant.tuning == "none" else lesson.STEPS,
+        steps=0 if variant.tuning == "none" else STEPS,
         seconds=table(seed, variant.context)[1] + tuning + features + fitting,
         parameters=sum(p.numel() for p in own.network.body.parameters()) + parameters,
         weights=answers(detector, own) if is_main and seed == 0 else None,
