@@ -658,20 +658,20 @@ def rcnn_figure() -> Figure:
 
 def bands_figure(overlaps: np.ndarray, limits: Mapping[float, str]) -> Figure:
     """How many proposals have which IoU (N,) with their best object, and what begins where."""
-    figure, ax = plt.subplots(figsize=(13.5, 4.2), layout="constrained")
+    figure, ax = plt.subplots(figsize=(13.5, 2.7), layout="constrained")
     counts, _, _ = ax.hist(overlaps, np.linspace(0, 1, 41), color="#BBBBBB", ec="white")
-    top = 1.35 * max(counts.max(), 1)
+    top = 1.4 * max(counts.max(), 1)
     for row, (limit, text) in enumerate(limits.items()):
         ax.axvline(limit, color="black", lw=1.5, ls="--")
         look = {"fontsize": 14, "va": "center", "backgroundcolor": "white"}
-        ax.text(limit + 0.012, top * (0.93 - 0.1 * row), text, **look)
+        ax.text(limit + 0.012, top * (0.92 - 0.13 * row), text, **look)
     ax.set(xlabel="IoU of a proposal with its best object", ylabel="proposals", ylim=(0, top))
     return figure
 
 
 def shift_figure(shifts: Mapping[str, np.ndarray], growth: np.ndarray) -> Figure:
     """Growth against each kind of shift, (N,) each, with their correlation."""
-    look = {"figsize": (13.5, 4.6), "sharey": True, "layout": "constrained", "squeeze": False}
+    look = {"figsize": (13.5, 3.5), "sharey": True, "layout": "constrained", "squeeze": False}
     figure, axes = plt.subplots(1, len(shifts), **look)
     for ax, (name, shift) in zip(axes[0], shifts.items()):
         ax.plot(shift, growth, "o", ms=5, alpha=0.4, color="black")
@@ -684,7 +684,7 @@ def shift_figure(shifts: Mapping[str, np.ndarray], growth: np.ndarray) -> Figure
 def top_regions_figure(rows: Mapping[str, Sequence[tuple[np.ndarray, float]]]) -> Figure:
     """A row of pictures for each name, with a number above each."""
     columns = max(len(row) for row in rows.values())
-    look = {"figsize": (15, 2.1 * len(rows)), "layout": "constrained", "squeeze": False}
+    look = {"figsize": (15, 1.6 * len(rows)), "layout": "constrained", "squeeze": False}
     figure, axes = plt.subplots(len(rows), columns, **look)
     for ax_row, (name, row) in zip(axes, rows.items()):
         for ax, (picture, value) in zip(ax_row, row):
@@ -697,7 +697,7 @@ def top_regions_figure(rows: Mapping[str, Sequence[tuple[np.ndarray, float]]]) -
 def scores_figure(overlaps: np.ndarray, scores: np.ndarray) -> Figure:
     """Score against IoU with the best object of the class, (N, K) each: a panel for each class."""
     classes = scores.shape[1]
-    look = {"figsize": (15, 4.8), "sharey": True, "layout": "constrained", "squeeze": False}
+    look = {"figsize": (15, 4.0), "sharey": True, "layout": "constrained", "squeeze": False}
     figure, axes = plt.subplots(1, classes, **look)
     for c, ax in enumerate(axes[0]):
         ax.axvspan(0.3, 1, color="#EEEEEE")
@@ -711,7 +711,7 @@ def scores_figure(overlaps: np.ndarray, scores: np.ndarray) -> Figure:
 
 def regression_figure(before: np.ndarray, after: np.ndarray) -> Figure:
     """IoU (N,) of regions before and after they are moved, and the mean gain by IoU before."""
-    figure, axes = plt.subplots(1, 2, figsize=(13.5, 5), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(13.5, 3.2), layout="constrained")
     axes[0].plot(before, after, ".", ms=4, alpha=0.4, color="black")
     axes[0].axline((0.5, 0.5), slope=1, color="black", lw=1)
     means = f"mean {before.mean():.3f} before, {after.mean():.3f} after"

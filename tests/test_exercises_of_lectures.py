@@ -264,7 +264,7 @@ STRICT = {
     "a true box belongs to the class that it overlaps most": lambda o, t: np.where(
         t, (o > 0.3).argmax(axis=1), strict(o, t)
     ),
-    "places, first at": lambda o, t: strict(o, t) + 1,
+    "places, first at": lambda o, t: np.full(len(o), 5),
     "must have shape (9,), got (9, 2)": lambda o, t: o,
     "must be a torch tensor, got list": lambda o, t: strict(o, t).tolist(),
 }

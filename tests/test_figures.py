@@ -13,15 +13,20 @@ from helpers import lessons
 from helpers.figures import (
     anchors_on_image_figure,
     ap_figure,
+    bands_figure,
     base_anchors_figure,
     crowd_figure,
     focal_loss_figure,
     fpn_figure,
     nms_figure,
     overlap_figure,
+    regression_figure,
     roi_pooling_figure,
+    scores_figure,
+    shift_figure,
     shifted_iou_figure,
     time_shares_figure,
+    top_regions_figure,
 )
 
 FEATURE = torch.arange(48.0).view(6, 8) - 20
@@ -301,3 +306,50 @@ def test_every_round_of_nms_has_a_panel_with_all_boxes_in_their_state(closed, ro
         assert styles.count("-") == kept and styles.count("--") == len(deleted)
         assert styles.count(":") == 3 - kept - gone
         assert len(ax.texts) == kept
+
+
+# ---------------------------------------------------------------- lecture 01
+
+
+def test_bands_name_their_limits(closed):
+    figure = bands_figure(np.array([0.0, 0.2, 0.95, 1.0]), {0.3: "one", 0.6: "two"})
+    (ax,) = figure.axes
+    assert [line.get_xdata()[0] for line in ax.lines] == [0.3, 0.6]
+    assert [text.get_text() for text in ax.texts] == ["one", "two"]
+    assert sum(bar.get_height() for bar in ax.patches) == 4
+    bands_figure(np.zeros(0), {0.5: "nothing"}).canvas.draw()
+
+
+def test_shifts_say_their_correlation(closed):
+    growth = np.linspace(-1, 1, 9)
+    figure = shift_figure({"edge": -growth, "centre": growth**2}, growth)
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles[0] == "correlation -1.00" and titles[1] in (
+        "correlation +0.00",
+        "correlation -0.00",
+    )
+
+
+def test_each_row_has_its_pictures_and_name(closed):
+    pictures = [(np.full((4 + i, 9, 3), 90, np.uint8), float(i)) for i in range(3)]
+    figure = top_regions_figure({"first": pictures, "second": pictures})
+    figure.canvas.draw()
+    assert [ax.get_title() for ax in figure.axes] == ["0.0", "1.0", "2.0"] * 2
+    assert texts_of(figure) == ["first", "second"]
+
+
+def test_scores_have_a_panel_for_each_class(closed):
+    overlaps, scores = np.random.RandomState(0).rand(2, 50, 3)
+    figure = scores_figure(overlaps, scores)
+    for c, ax in enumerate(figure.axes):
+        np.testing.assert_allclose(ax.lines[0].get_ydata(), scores[:, c])
+        np.testing.assert_allclose(ax.lines[0].get_xdata(), overlaps[:, c])
+    assert len(figure.axes) == 3
+
+
+def test_gains_are_means_by_the_overlap_before(closed):
+    before = np.array([0.52, 0.53, 0.97, 1.0])
+    figure = regression_figure(before, before + np.array([0.1, 0.3, -0.1, -0.3]))
+    heights = [bar.get_height() for bar in figure.axes[1].patches]
+    np.testing.assert_allclose(heights, [0.2] + [0] * 8 + [-0.2])
+    assert "0.755 before" in figure.axes[0].get_title()
