@@ -425,20 +425,35 @@ def grid_figure(image: Tensor, target: Mapping[str, Tensor], cells: int) -> Figu
 
 
 def responsibility_figure(truth: Tensor, boxes: Tensor, iou: Sequence[float]) -> Figure:
-    """One object (4,), centre and size in pixels, and its cell's boxes (B, 4) with their IoU."""
-    look = {"figsize": (14.5, 5.0), "layout": "constrained", "squeeze": False}
-    figure, axes = plt.subplots(1, len(boxes), **look)
-    for i, (ax, box) in enumerate(zip(axes[0], boxes)):
-        best = iou[i] == max(iou)
-        for (x, y, w, h), look in (
-            (truth.tolist(), {"ec": "black", "ls": "--", "lw": 2.5}),
-            (box.tolist(), {"ec": COLOURS[1], "lw": 3.5}),
-        ):
-            ax.add_patch(plt.Rectangle((x - w / 2, y - h / 2), w, h, fill=False, **look))
-        ax.set_title(f"box {i}: IoU {iou[i]:.2f}, {'responsible' if best else 'told to say 0'}")
-        ax.set(xlim=(20, 108), ylim=(96, 24), aspect="equal")
-        ax.axis("off")
+    """One object (4,), centre and size in pixels, its cell, and the cell's boxes (2, 4)."""
+    figure, ax = plt.subplots(figsize=(13.5, 5.2), layout="constrained")
+    x, y, *_ = truth.tolist()
+    corner = (x // 8 * 8, y // 8 * 8)  # of the cell
+    ax.add_patch(plt.Rectangle(corner, 8, 8, color=COLOURS[4], alpha=0.6))
+    ax.plot(x, y, "ko", ms=6)
+    _centred(ax, truth, ec="black", ls="--", lw=2.5)
+    for i, (box, value) in enumerate(zip(boxes, iou)):
+        best = value == max(iou)
+        colour = COLOURS[1] if best else "grey"
+        _centred(ax, box, ec=colour, lw=5 if best else 3)
+        says = (
+            "responsible:\nit learns the object" if best else "not responsible:\nit learns to say 0"
+        )
+        side = 1 if best else -1
+        edge = (box[0] + side * box[2] / 2, box[1] + (0 if best else box[3] / 2 - 4))
+        arrow = {"arrowstyle": "-", "color": colour, "lw": 1.5}
+        place = {"xytext": (x + side * 48, edge[1]), "ha": "left" if best else "right"}
+        words = f"box {i}, IoU {value:.2f}, {says}"
+        ax.annotate(words, edge, va="center", fontsize=15, arrowprops=arrow, **place)
+    ax.set(xlim=(x - 104, x + 104), ylim=(y + 32, y - 32), aspect="equal")
+    ax.axis("off")
     return figure
+
+
+def _centred(ax: Axes, box: Tensor, **look) -> None:
+    """The outline of a box (4,), centre and size."""
+    x, y, w, h = box.tolist()
+    ax.add_patch(plt.Rectangle((x - w / 2, y - h / 2), w, h, fill=False, **look))
 
 
 def class_map_figure(image: Tensor, target: Mapping[str, Tensor], forms: Tensor) -> Figure:
@@ -483,6 +498,218 @@ def specialists_figure(sizes: Tensor, answering: Tensor) -> Figure:
         ax.axline((0, 0), slope=1, color="black", lw=1)
         ax.set(xlabel="width, pixels", title=f"objects of box {i}", aspect="equal")
     axes[0, 0].set_ylabel("height, pixels")
+    return figure
+
+
+# ---------------------------------------------------------------- lecture 00
+
+
+def ap_figure() -> Figure:
+    """From an image and what a detector answers to one number."""
+    parts = {
+        "image": Part("map", size=(3, 128, 128)),
+        "detector": Part("learnt"),
+        "decode": Part("fixed", added=True),
+        "nms_\nper_class": Part("fixed", added=True),
+        "match": Part("fixed", added=True),
+        "ranking": Part("fixed", added=True),
+        "precision_\nrecall": Part("fixed", added=True),
+        "average_\nprecision": Part("fixed", added=True),
+        "AP": Part("fixed"),
+        "iou": Part("fixed", under=("nms_\nper_class", 1), added=True),
+        "true boxes\nand classes": Part("fixed", under=("match", 1)),
+    }
+    arrows = {
+        ("image", "detector"): "(3, H, W)",
+        ("detector", "decode"): "(N, 4)",
+        ("decode", "nms_\nper_class"): "(N, 4)",
+        ("nms_\nper_class", "match"): "(n, 4)",
+        ("match", "ranking"): "(n,)",
+        ("ranking", "precision_\nrecall"): "(K,)",
+        ("precision_\nrecall", "average_\nprecision"): "2 × (K,)",
+        ("average_\nprecision", "AP"): "",
+        ("iou", "nms_\nper_class"): "",
+        ("iou", "match"): "",
+        ("true boxes\nand classes", "match"): "(M, 4)",
+    }
+    return detector_figure(parts, arrows)
+
+
+def overlap_figure(a: Tensor, b: Tensor) -> Figure:
+    """Two boxes (4,) in pixels: left what they share, right what they cover together."""
+    a, b = a.numpy(), b.numpy()
+    figure, axes = plt.subplots(1, 2, figsize=(13.5, 4.8), layout="constrained")
+    both = np.concatenate([np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])])  # what they share
+    shared = np.prod(np.maximum(both[2:] - both[:2], 0))
+    total = sum(np.prod(box[2:] - box[:2]) for box in (a, b))
+    fill = {"fc": COLOURS[5], "ec": "none"}
+    for ax, boxes in ((axes[0], [both] if shared else []), (axes[1], [a, b])):
+        for box in boxes:
+            ax.add_patch(plt.Rectangle(box[:2], *(box[2:] - box[:2]), **fill))
+    axes[0].set_title(f"shared: {shared:,.0f} square pixels")
+    axes[1].set_title(f"together: {total:,.0f} - {shared:,.0f} = {total - shared:,.0f}")
+    for ax in axes:
+        for box, style in ((a, "--"), (b, "-")):
+            edge = {"fill": False, "ec": "black", "lw": 2.5, "ls": style}
+            ax.add_patch(plt.Rectangle(box[:2], *(box[2:] - box[:2]), **edge))
+        ax.text(*(a[:2] + 2), "A", ha="left", va="top", fontsize=18)
+        ax.text(*(b[2:] - 2), "B", ha="right", va="bottom", fontsize=18)
+        (left, top), (right, bottom) = np.minimum(a[:2], b[:2]), np.maximum(a[2:], b[2:])
+        ax.set(xlim=(left - 15, right + 15), ylim=(bottom + 4, top - 4), aspect="equal")
+        ax.axis("off")
+    return figure
+
+
+def shifted_iou_figure(shifts: Tensor, heat: Tensor) -> Figure:
+    """IoU of a square with its shifted copy: a map (S, S) over shifts (S,), and two lines of it."""
+    figure, axes = plt.subplots(1, 2, figsize=(13.5, 4.9), layout="constrained")
+    shifts, heat = shifts.numpy(), heat.numpy()
+    low, high = shifts[0] - 0.5, shifts[-1] + 0.5
+    picture = axes[0].imshow(heat, extent=(low, high, high, low), cmap="viridis")
+    look = {"levels": [0.5, 0.75], "colors": "white", "linestyles": ["--", "-"]}
+    lines = axes[0].contour(shifts, shifts, heat, **look)
+    axes[0].clabel(lines, fontsize=12)
+    axes[0].grid(False)
+    axes[0].set(xlabel="shift in x, pixels", ylabel="shift in y, pixels")
+    figure.colorbar(picture, label="IoU")
+    middle = len(shifts) // 2
+    curves = {"along one axis": heat[middle, middle:], "along both": heat.diagonal()[middle:]}
+    for (name, values), style in zip(curves.items(), ("-", "--")):
+        axes[1].plot(shifts[middle:], values, ls=style, label=name)
+    axes[1].axhline(0.5, color="black", lw=1)
+    axes[1].set(xlabel="shift, pixels", ylabel="IoU")
+    axes[1].legend()
+    return figure
+
+
+def nms_figure(
+    image: Tensor, found: Mapping[str, Tensor], rounds: Sequence[tuple[int, list[int]]]
+) -> Figure:
+    """The detections of an image before NMS and after each round (kept, deleted) of it.
+
+    Waiting boxes are dotted, kept ones solid with number and score, just deleted ones grey.
+    """
+    width = 13.8 / (len(rounds) + 1)
+    look = {"figsize": (13.8, width + 0.4), "layout": "constrained", "squeeze": False}
+    figure, ((*axes,),) = plt.subplots(1, len(rounds) + 1, **look)
+    waiting, kept = list(range(len(found["boxes"]))), []
+    for number, (ax, (best, deleted)) in enumerate(zip(axes, [(None, []), *rounds])):
+        kept += [] if best is None else [best]
+        waiting = [i for i in waiting if i not in (best, *deleted)]
+        title = "before" if best is None else f"round {number}: keep {best}"
+        show_image(ax, image, title)
+        colours = [COLOURS[label] for label in found["labels"].tolist()]
+        draw_boxes(ax, found["boxes"][waiting], None, [colours[i] for i in waiting], ":")
+        draw_boxes(ax, found["boxes"][deleted], None, "dimgrey", "--")
+        texts = [f"{i}: {found['scores'][i]:.2f}" for i in kept]
+        draw_boxes(ax, found["boxes"][kept], texts, [colours[i] for i in kept])
+    return figure
+
+
+# ---------------------------------------------------------------- lecture 01
+
+
+def rcnn_figure() -> Figure:
+    """R-CNN from the image to its boxes, and the examples of its three trainings.
+
+    Nothing is outlined: it is the first detector of the course.
+    """
+    parts = {
+        "image": Part("map", size=(3, 128, 128)),
+        "Selective\nSearch\nProposals": Part("fixed"),
+        "warp": Part("fixed"),
+        "N regions": Part("map", size=(3, 96, 96)),
+        "trunk": Part("learnt"),
+        "tail": Part("learnt"),
+        "SVMs": Part("learnt"),
+        "Bounding\nBox\nRegressor": Part("learnt"),
+        "apply_\nnms": Part("fixed"),
+        "stage1_\nlabels": Part("fixed", under=("tail", 1), training=True),
+        "svm_\nlabels": Part("fixed", under=("SVMs", 1), training=True),
+        "regression\ntargets": Part("fixed", under=("Bounding\nBox\nRegressor", 1), training=True),
+    }
+    arrows = {
+        ("image", "Selective\nSearch\nProposals"): "",
+        ("Selective\nSearch\nProposals", "warp"): "(N, 4)",
+        ("warp", "N regions"): "",
+        ("N regions", "trunk"): "(N, 3, 96, 96)",
+        ("trunk", "tail"): "(N, 192, 3, 3)",
+        ("tail", "SVMs"): "(N, 1280)",
+        ("SVMs", "Bounding\nBox\nRegressor"): "(N, K)",
+        ("Bounding\nBox\nRegressor", "apply_\nnms"): "(n, 4)",
+        ("stage1_\nlabels", "tail"): "stage 1",
+        ("svm_\nlabels", "SVMs"): "stage 2",
+        ("regression\ntargets", "Bounding\nBox\nRegressor"): "stage 3",
+    }
+    return detector_figure(parts, arrows)
+
+
+def bands_figure(overlaps: np.ndarray, limits: Mapping[float, str]) -> Figure:
+    """How many proposals have which IoU (N,) with their best object, and what begins where."""
+    figure, ax = plt.subplots(figsize=(13.5, 2.7), layout="constrained")
+    counts, _, _ = ax.hist(overlaps, np.linspace(0, 1, 41), color="#BBBBBB", ec="white")
+    top = 1.4 * max(counts.max(), 1)
+    for row, (limit, text) in enumerate(limits.items()):
+        ax.axvline(limit, color="black", lw=1.5, ls="--")
+        look = {"fontsize": 14, "va": "center", "backgroundcolor": "white"}
+        ax.text(limit + 0.012, top * (0.92 - 0.13 * row), text, **look)
+    ax.set(xlabel="IoU of a proposal with its best object", ylabel="proposals", ylim=(0, top))
+    return figure
+
+
+def shift_figure(shifts: Mapping[str, np.ndarray], growth: np.ndarray) -> Figure:
+    """Growth against each kind of shift, (N,) each, with their correlation."""
+    look = {"figsize": (13.5, 3.5), "sharey": True, "layout": "constrained", "squeeze": False}
+    figure, axes = plt.subplots(1, len(shifts), **look)
+    for ax, (name, shift) in zip(axes[0], shifts.items()):
+        ax.plot(shift, growth, "o", ms=5, alpha=0.4, color="black")
+        together = np.corrcoef(shift, growth)[0, 1]
+        ax.set(xlabel=f"shift of the {name}", title=f"correlation {together:+.2f}")
+    axes[0, 0].set_ylabel("growth of the width, $t_w$")
+    return figure
+
+
+def top_regions_figure(rows: Mapping[str, Sequence[tuple[np.ndarray, float]]]) -> Figure:
+    """A row of pictures for each name, with a number above each."""
+    columns = max(len(row) for row in rows.values())
+    look = {"figsize": (15, 1.6 * len(rows)), "layout": "constrained", "squeeze": False}
+    figure, axes = plt.subplots(len(rows), columns, **look)
+    for ax_row, (name, row) in zip(axes, rows.items()):
+        for ax, (picture, value) in zip(ax_row, row):
+            show_image(ax, picture, f"{value:.1f}")
+        place = {"rotation": 90, "ha": "right", "va": "center", "fontsize": 13}
+        ax_row[0].text(-0.08, 0.5, name, transform=ax_row[0].transAxes, **place)
+    return figure
+
+
+def scores_figure(overlaps: np.ndarray, scores: np.ndarray) -> Figure:
+    """Score against IoU with the best object of the class, (N, K) each: a panel for each class."""
+    classes = scores.shape[1]
+    look = {"figsize": (15, 4.0), "sharey": True, "layout": "constrained", "squeeze": False}
+    figure, axes = plt.subplots(1, classes, **look)
+    for c, ax in enumerate(axes[0]):
+        ax.axvspan(0.3, 1, color="#EEEEEE")
+        ax.plot(overlaps[:, c], scores[:, c], ".", ms=3, alpha=0.4, color=COLOURS[c])
+        ax.axhline(0, color="black", lw=1)
+        ax.set(title=CLASSES[c], xlabel="IoU with the best of the class")
+    low, high = np.percentile(scores, [0.1, 99.95])  # a handful lie outside
+    axes[0, 0].set(ylabel="score of its SVM", ylim=(low - 1, high + 1))
+    return figure
+
+
+def regression_figure(before: np.ndarray, after: np.ndarray) -> Figure:
+    """IoU (N,) of regions before and after they are moved, and the mean gain by IoU before."""
+    figure, axes = plt.subplots(1, 2, figsize=(13.5, 3.2), layout="constrained")
+    axes[0].plot(before, after, ".", ms=4, alpha=0.4, color="black")
+    axes[0].axline((0.5, 0.5), slope=1, color="black", lw=1)
+    means = f"mean {before.mean():.3f} before, {after.mean():.3f} after"
+    axes[0].set(xlabel="IoU before", ylabel="IoU after", title=means)
+    edges = np.linspace(0.5, 1, 11)
+    place = np.digitize(before, edges[1:-1])
+    gain = [(after - before)[place == i].mean() if (place == i).any() else 0 for i in range(10)]
+    axes[1].bar(edges[:-1] + 0.025, gain, 0.045, color="#BBBBBB", ec="black")
+    axes[1].axhline(0, color="black", lw=1)
+    axes[1].set(xlabel="IoU before", ylabel="mean gain")
     return figure
 
 

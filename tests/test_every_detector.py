@@ -256,8 +256,8 @@ def read_as_uint8(nb, images):
 READERS = {
     "R-CNN": (
         "01_rcnn",
-        lambda nb, x: nb.detections_of(
-            nb.RCNN(3, nb.SimplifiedProposals(), nb.RegionWarper), Few(x, [])
+        lambda nb, x: nb.answers(
+            nb.RCNN(3, nb.SimplifiedProposals(), nb.CNNFeatureExtractor(size=32)), list(x)
         ),
     ),
     "Fast R-CNN": ("02_fast_rcnn", read_as_uint8),

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import lessons
 from helpers.figures import (
     anchors_on_image_figure,
+    ap_figure,
+    bands_figure,
     base_anchors_figure,
     bill_figure,
     coverage_figure,
@@ -18,8 +21,15 @@ from helpers.figures import (
     fast_rcnn_figure,
     focal_loss_figure,
     fpn_figure,
+    nms_figure,
+    overlap_figure,
+    regression_figure,
     roi_pooling_figure,
     routing_figure,
+    scores_figure,
+    shift_figure,
+    shifted_iou_figure,
+    top_regions_figure,
 )
 
 FEATURE = torch.arange(48.0).view(6, 8) - 20
@@ -273,3 +283,108 @@ def test_the_focal_panels_show_what_they_are_given(closed):
     np.testing.assert_allclose(middle.lines[0].get_ydata(), list(factors.values()))
     assert "γ = 2 leaves 1%" in texts_of(figure)
     assert [bar.get_height() for bar in right.patches] == [4.0, 2.0, 1.0, 2.0]
+
+
+# ---------------------------------------------------------------- lecture 00
+
+
+def test_the_way_to_the_ap_names_the_functions_of_the_page(closed):
+    page = lessons.load("00_boxes_and_ap")
+    figure = ap_figure()
+    figure.canvas.draw()
+    words = [word.replace("\n", "") for word in texts_of(figure)]
+    for name in ("decode", "nms_per_class", "iou", "match", "ranking", "precision_recall"):
+        assert name in words and callable(getattr(page, name))
+    assert "average_precision" in words and callable(page.average_precision)
+
+
+def test_the_areas_of_an_overlap(closed):
+    a, b = torch.tensor([0.0, 0.0, 40.0, 40.0]), torch.tensor([20.0, 10.0, 60.0, 50.0])
+    for first, second in ((a, b), (b, a)):
+        figure = overlap_figure(first, second)
+        titles = [ax.get_title() for ax in figure.axes]
+        assert titles == ["shared: 600 square pixels", "together: 3,200 - 600 = 2,600"]
+        assert all(covers(ax, np.array([[0, 0, 60, 50]])) for ax in figure.axes)
+        left, right = (extents([p for p in ax.patches if p.get_fill()]) for ax in figure.axes)
+        assert left.tolist() == [[20, 10, 40, 40]]
+        assert sorted(right.tolist()) == [[0, 0, 40, 40], [20, 10, 60, 50]]
+
+
+def test_boxes_that_are_apart_share_nothing(closed):
+    a, b = torch.tensor([0.0, 0.0, 10.0, 10.0]), torch.tensor([20.0, 20.0, 30.0, 30.0])
+    left, right = overlap_figure(a, b).axes
+    assert left.get_title() == "shared: 0 square pixels" and right.get_title().endswith("= 200")
+    assert not any(p.get_fill() for p in left.patches)
+
+
+def test_the_lines_of_the_shifts_begin_at_an_iou_of_one(closed):
+    shifts = torch.arange(-3.0, 4.0)
+    heat = torch.exp(-(shifts[:, None] ** 2) - 2 * shifts**2)  # steeper in x
+    figure = shifted_iou_figure(shifts, heat)
+    figure.canvas.draw()
+    lines = {line.get_label(): line.get_ydata() for line in figure.axes[1].lines}
+    np.testing.assert_allclose(lines["along one axis"], heat[3, 3:])
+    np.testing.assert_allclose(lines["along both"], heat.diagonal()[3:])
+
+
+@pytest.mark.parametrize("rounds", [[], [(1, [0, 2])], [(2, []), (1, [0])]])
+def test_every_round_of_nms_has_a_panel_with_all_boxes_in_their_state(closed, rounds):
+    boxes = torch.tensor([[1.0, 1, 9, 9], [2, 1, 9, 9], [20, 20, 30, 30]])
+    found = {"boxes": boxes, "scores": torch.tensor([0.5, 0.9, 0.4]), "labels": torch.arange(3)}
+    figure = nms_figure(torch.zeros(3, 40, 40, dtype=torch.uint8), found, rounds)
+    figure.canvas.draw()
+    assert len(figure.axes) == len(rounds) + 1 and figure.axes[0].get_title() == "before"
+    kept, gone = 0, 0
+    for ax, (best, deleted) in zip(figure.axes, [(None, []), *rounds]):
+        kept, gone = kept + (best is not None), gone + len(deleted)
+        styles = [p.get_linestyle() for p in ax.patches][1::2]  # each box has a white rim
+        assert styles.count("-") == kept and styles.count("--") == len(deleted)
+        assert styles.count(":") == 3 - kept - gone
+        assert len(ax.texts) == kept
+
+
+# ---------------------------------------------------------------- lecture 01
+
+
+def test_bands_name_their_limits(closed):
+    figure = bands_figure(np.array([0.0, 0.2, 0.95, 1.0]), {0.3: "one", 0.6: "two"})
+    (ax,) = figure.axes
+    assert [line.get_xdata()[0] for line in ax.lines] == [0.3, 0.6]
+    assert [text.get_text() for text in ax.texts] == ["one", "two"]
+    assert sum(bar.get_height() for bar in ax.patches) == 4
+    bands_figure(np.zeros(0), {0.5: "nothing"}).canvas.draw()
+
+
+def test_shifts_say_their_correlation(closed):
+    growth = np.linspace(-1, 1, 9)
+    figure = shift_figure({"edge": -growth, "centre": growth**2}, growth)
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles[0] == "correlation -1.00" and titles[1] in (
+        "correlation +0.00",
+        "correlation -0.00",
+    )
+
+
+def test_each_row_has_its_pictures_and_name(closed):
+    pictures = [(np.full((4 + i, 9, 3), 90, np.uint8), float(i)) for i in range(3)]
+    figure = top_regions_figure({"first": pictures, "second": pictures})
+    figure.canvas.draw()
+    assert [ax.get_title() for ax in figure.axes] == ["0.0", "1.0", "2.0"] * 2
+    assert texts_of(figure) == ["first", "second"]
+
+
+def test_scores_have_a_panel_for_each_class(closed):
+    overlaps, scores = np.random.RandomState(0).rand(2, 50, 3)
+    figure = scores_figure(overlaps, scores)
+    for c, ax in enumerate(figure.axes):
+        np.testing.assert_allclose(ax.lines[0].get_ydata(), scores[:, c])
+        np.testing.assert_allclose(ax.lines[0].get_xdata(), overlaps[:, c])
+    assert len(figure.axes) == 3
+
+
+def test_gains_are_means_by_the_overlap_before(closed):
+    before = np.array([0.52, 0.53, 0.97, 1.0])
+    figure = regression_figure(before, before + np.array([0.1, 0.3, -0.1, -0.3]))
+    heights = [bar.get_height() for bar in figure.axes[1].patches]
+    np.testing.assert_allclose(heights, [0.2] + [0] * 8 + [-0.2])
+    assert "0.755 before" in figure.axes[0].get_title()
