@@ -1,4 +1,4 @@
-"""YOLO: who is responsible, what confidence means, the two weights, the cells, the last layer."""
+"""YOLO: who answers, what confidence means, units and weights, the cells, the last layer."""
 
 import torch
 
@@ -34,6 +34,14 @@ class AlwaysBox0ConfidenceOne(AlwaysBox0, ConfidenceOne):
     """Both simplifications."""
 
 
+class SizesInImages(lesson.YOLOLoss):
+    """The paper's units: the root of a size in units of the image, a place in units of the cell."""
+
+    def forward(self, forms, targets):
+        parts = super().forward(forms, targets)
+        return parts | {"wh": parts["wh"] / forms.shape[1]}
+
+
 class LinearYOLO(lesson.YOLODetector):
     """The paper's last layer: raw outputs, which begin where the sigmoids do."""
 
@@ -54,10 +62,13 @@ VARIANTS = {
     "confidence goal 1": {"criterion": ConfidenceOne},
     "always box 0, goal 1": {"criterion": AlwaysBox0ConfidenceOne},
     "twins at the start": {"model": {"starts": (0.22, 0.22)}},
+    "sizes in images": {"criterion": SizesInImages},
     "coord 1": {"loss": {"lambda_coord": 1.0}},
     "noobj 1": {"loss": {"lambda_noobj": 1.0}},
     "8 × 8 cells": {"model": {"grid_size": 8}},
+    "8 × 8 cells, always box 0": {"model": {"grid_size": 8}, "criterion": AlwaysBox0},
     "4 × 4 cells": {"model": {"grid_size": 4}},
+    "4 × 4 cells, always box 0": {"model": {"grid_size": 4}, "criterion": AlwaysBox0},
     "linear outputs": {"network": LinearYOLO},
 }
 
@@ -73,14 +84,13 @@ def train(
     trained, history = lesson.train_yolo(
         STEPS, seed, lambda: network(**(model or {})), criterion(**(loss or {}))
     )
-    _, found = detectors.evaluate(lesson.detector_of(trained), lesson.test_set, lesson.DEVICE)
+    detect = lesson.detector_of(trained)
+    _, found = detectors.evaluate(detect, lesson.test_set, lesson.DEVICE)
     return Outcome(
         detections=found,
         steps=STEPS,
         seconds=history.seconds,
         parameters=sum(p.numel() for p in trained.parameters()),
         weights=trained.state_dict(),
-        ms_per_image=detectors.ms_per_image(
-            lesson.detector_of(trained), lesson.test_set.images[:30], lesson.DEVICE
-        ),
+        ms_per_image=detectors.ms_per_image(detect, lesson.test_set.images[:30], lesson.DEVICE),
     )

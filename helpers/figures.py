@@ -27,7 +27,7 @@ def roi_pooling_figure(
     """
     figure, axes = plt.subplots(1, 3, figsize=(13.5, 4.9), layout="constrained")
     low, high = (float(limit) for limit in feature.detach().aminmax())
-    limits = {"vmin": low, "vmax": high + 0.2 * (high - low)}  # never quite dark
+    limits = {"vmin": low, "vmax": high + (high - low)}  # never so dark that a letter is lost
     _cells(axes[0], feature, "feature map; # = a cell that a bin reads", limits)
     for y, x in np.argwhere(_cells_inside(rows, columns, feature.shape)):
         axes[0].text(x, y, "#", ha="center", va="center", fontsize=12)
@@ -40,7 +40,9 @@ def roi_pooling_figure(
                 if i == 0 or j == 0:
                     name = f"{chr(ord('a') + i)}{j + 1}"
                     middle = ((left + right - 1) / 2, (top + bottom - 1) / 2)
-                    axes[1].text(*middle, name, ha="center", va="center", fontsize=11)
+                    axes[1].text(
+                        *middle, name, ha="center", va="center", fontsize=13, weight="bold"
+                    )
     _outline(axes[1], roi)
     _cells(axes[2], pooled, "pooled: the largest value of each bin", limits)
     return figure
@@ -72,25 +74,9 @@ def _outline(ax: Axes, roi: tuple[float, ...]) -> None:
 
 
 def _bin(ax: Axes, top: int, bottom: int, left: int, right: int, colour: str) -> None:
-    corner, inset = (left - 0.42, top - 0.42), 0.16
+    corner, inset = (left - 0.36, top - 0.36), 0.28
     size = (right - left - inset, bottom - top - inset)
-    ax.add_patch(plt.Rectangle(corner, *size, fill=False, ec=colour, lw=2))
-
-
-def time_shares_figure(milliseconds: dict[str, Sequence[float]], stages: Sequence[str]) -> Figure:
-    """One bar of length 1 per entry, top to bottom, split by stage (colour and hatching)."""
-    figure, ax = plt.subplots(figsize=(9, 1.0 + 0.75 * len(milliseconds)), layout="constrained")
-    for row, spent in enumerate(milliseconds.values()):
-        shares = np.asarray(spent) / np.sum(spent)
-        for i, (share, left) in enumerate(zip(shares, np.cumsum(shares) - shares)):
-            label = stages[i] if row == 0 else None
-            look = {"color": COLOURS[i], "hatch": ("", "//", "..")[i % 3], "edgecolor": "white"}
-            ax.barh(row, share, left=left, label=label, **look)
-    ax.set_yticks(range(len(milliseconds)), list(milliseconds))
-    ax.invert_yaxis()
-    ax.set_xlabel("share of the time per image")
-    ax.legend(ncols=len(stages), loc="lower center", bbox_to_anchor=(0.4, 1))
-    return figure
+    ax.add_patch(plt.Rectangle(corner, *size, fill=False, ec=colour, lw=3))
 
 
 def base_anchors_figure(boxes: np.ndarray, names: list[str]) -> Figure:
@@ -315,7 +301,9 @@ def detector_figure(parts: Mapping[str, Part], arrows: Mapping[tuple[str, str], 
         _draw_part(ax, name, part, middles[name], halves[name])
     for (start, end), text in arrows.items():
         style = "--" if parts[start].training or parts[end].training else "-"
-        _connect(ax, (middles[start], halves[start]), (middles[end], halves[end]), text, style)
+        below = parts[start].kind == "map" and middles[end][1] > middles[start][1]
+        half = (halves[start][0], halves[start][1] + 0.4 * below)  # from under the map's name
+        _connect(ax, (middles[start], half), (middles[end], halves[end]), text, style)
     return figure
 
 
@@ -437,20 +425,35 @@ def grid_figure(image: Tensor, target: Mapping[str, Tensor], cells: int) -> Figu
 
 
 def responsibility_figure(truth: Tensor, boxes: Tensor, iou: Sequence[float]) -> Figure:
-    """One object (4,), centre and size in pixels, and its cell's boxes (B, 4) with their IoU."""
-    look = {"figsize": (14.5, 5.0), "layout": "constrained", "squeeze": False}
-    figure, axes = plt.subplots(1, len(boxes), **look)
-    for i, (ax, box) in enumerate(zip(axes[0], boxes)):
-        best = iou[i] == max(iou)
-        for (x, y, w, h), look in (
-            (truth.tolist(), {"ec": "black", "ls": "--", "lw": 2.5}),
-            (box.tolist(), {"ec": COLOURS[1], "lw": 3.5}),
-        ):
-            ax.add_patch(plt.Rectangle((x - w / 2, y - h / 2), w, h, fill=False, **look))
-        ax.set_title(f"box {i}: IoU {iou[i]:.2f}, {'responsible' if best else 'told to say 0'}")
-        ax.set(xlim=(20, 108), ylim=(96, 24), aspect="equal")
-        ax.axis("off")
+    """One object (4,), centre and size in pixels, its cell, and the cell's boxes (2, 4)."""
+    figure, ax = plt.subplots(figsize=(13.5, 5.2), layout="constrained")
+    x, y, *_ = truth.tolist()
+    corner = (x // 8 * 8, y // 8 * 8)  # of the cell
+    ax.add_patch(plt.Rectangle(corner, 8, 8, color=COLOURS[4], alpha=0.6))
+    ax.plot(x, y, "ko", ms=6)
+    _centred(ax, truth, ec="black", ls="--", lw=2.5)
+    for i, (box, value) in enumerate(zip(boxes, iou)):
+        best = value == max(iou)
+        colour = COLOURS[1] if best else "grey"
+        _centred(ax, box, ec=colour, lw=5 if best else 3)
+        says = (
+            "responsible:\nit learns the object" if best else "not responsible:\nit learns to say 0"
+        )
+        side = 1 if best else -1
+        edge = (box[0] + side * box[2] / 2, box[1] + (0 if best else box[3] / 2 - 4))
+        arrow = {"arrowstyle": "-", "color": colour, "lw": 1.5}
+        place = {"xytext": (x + side * 48, edge[1]), "ha": "left" if best else "right"}
+        words = f"box {i}, IoU {value:.2f}, {says}"
+        ax.annotate(words, edge, va="center", fontsize=15, arrowprops=arrow, **place)
+    ax.set(xlim=(x - 104, x + 104), ylim=(y + 32, y - 32), aspect="equal")
+    ax.axis("off")
     return figure
+
+
+def _centred(ax: Axes, box: Tensor, **look) -> None:
+    """The outline of a box (4,), centre and size."""
+    x, y, w, h = box.tolist()
+    ax.add_patch(plt.Rectangle((x - w / 2, y - h / 2), w, h, fill=False, **look))
 
 
 def class_map_figure(image: Tensor, target: Mapping[str, Tensor], forms: Tensor) -> Figure:
@@ -495,6 +498,358 @@ def specialists_figure(sizes: Tensor, answering: Tensor) -> Figure:
         ax.axline((0, 0), slope=1, color="black", lw=1)
         ax.set(xlabel="width, pixels", title=f"objects of box {i}", aspect="equal")
     axes[0, 0].set_ylabel("height, pixels")
+    return figure
+
+
+# ---------------------------------------------------------------- lecture 00
+
+
+def ap_figure() -> Figure:
+    """From an image and what a detector answers to one number."""
+    parts = {
+        "image": Part("map", size=(3, 128, 128)),
+        "detector": Part("learnt"),
+        "decode": Part("fixed", added=True),
+        "nms_\nper_class": Part("fixed", added=True),
+        "match": Part("fixed", added=True),
+        "ranking": Part("fixed", added=True),
+        "precision_\nrecall": Part("fixed", added=True),
+        "average_\nprecision": Part("fixed", added=True),
+        "AP": Part("fixed"),
+        "iou": Part("fixed", under=("nms_\nper_class", 1), added=True),
+        "true boxes\nand classes": Part("fixed", under=("match", 1)),
+    }
+    arrows = {
+        ("image", "detector"): "(3, H, W)",
+        ("detector", "decode"): "(N, 4)",
+        ("decode", "nms_\nper_class"): "(N, 4)",
+        ("nms_\nper_class", "match"): "(n, 4)",
+        ("match", "ranking"): "(n,)",
+        ("ranking", "precision_\nrecall"): "(K,)",
+        ("precision_\nrecall", "average_\nprecision"): "2 × (K,)",
+        ("average_\nprecision", "AP"): "",
+        ("iou", "nms_\nper_class"): "",
+        ("iou", "match"): "",
+        ("true boxes\nand classes", "match"): "(M, 4)",
+    }
+    return detector_figure(parts, arrows)
+
+
+def overlap_figure(a: Tensor, b: Tensor) -> Figure:
+    """Two boxes (4,) in pixels: left what they share, right what they cover together."""
+    a, b = a.numpy(), b.numpy()
+    figure, axes = plt.subplots(1, 2, figsize=(13.5, 4.8), layout="constrained")
+    both = np.concatenate([np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])])  # what they share
+    shared = np.prod(np.maximum(both[2:] - both[:2], 0))
+    total = sum(np.prod(box[2:] - box[:2]) for box in (a, b))
+    fill = {"fc": COLOURS[5], "ec": "none"}
+    for ax, boxes in ((axes[0], [both] if shared else []), (axes[1], [a, b])):
+        for box in boxes:
+            ax.add_patch(plt.Rectangle(box[:2], *(box[2:] - box[:2]), **fill))
+    axes[0].set_title(f"shared: {shared:,.0f} square pixels")
+    axes[1].set_title(f"together: {total:,.0f} - {shared:,.0f} = {total - shared:,.0f}")
+    for ax in axes:
+        for box, style in ((a, "--"), (b, "-")):
+            edge = {"fill": False, "ec": "black", "lw": 2.5, "ls": style}
+            ax.add_patch(plt.Rectangle(box[:2], *(box[2:] - box[:2]), **edge))
+        ax.text(*(a[:2] + 2), "A", ha="left", va="top", fontsize=18)
+        ax.text(*(b[2:] - 2), "B", ha="right", va="bottom", fontsize=18)
+        (left, top), (right, bottom) = np.minimum(a[:2], b[:2]), np.maximum(a[2:], b[2:])
+        ax.set(xlim=(left - 15, right + 15), ylim=(bottom + 4, top - 4), aspect="equal")
+        ax.axis("off")
+    return figure
+
+
+def shifted_iou_figure(shifts: Tensor, heat: Tensor) -> Figure:
+    """IoU of a square with its shifted copy: a map (S, S) over shifts (S,), and two lines of it."""
+    figure, axes = plt.subplots(1, 2, figsize=(13.5, 4.9), layout="constrained")
+    shifts, heat = shifts.numpy(), heat.numpy()
+    low, high = shifts[0] - 0.5, shifts[-1] + 0.5
+    picture = axes[0].imshow(heat, extent=(low, high, high, low), cmap="viridis")
+    look = {"levels": [0.5, 0.75], "colors": "white", "linestyles": ["--", "-"]}
+    lines = axes[0].contour(shifts, shifts, heat, **look)
+    axes[0].clabel(lines, fontsize=12)
+    axes[0].grid(False)
+    axes[0].set(xlabel="shift in x, pixels", ylabel="shift in y, pixels")
+    figure.colorbar(picture, label="IoU")
+    middle = len(shifts) // 2
+    curves = {"along one axis": heat[middle, middle:], "along both": heat.diagonal()[middle:]}
+    for (name, values), style in zip(curves.items(), ("-", "--")):
+        axes[1].plot(shifts[middle:], values, ls=style, label=name)
+    axes[1].axhline(0.5, color="black", lw=1)
+    axes[1].set(xlabel="shift, pixels", ylabel="IoU")
+    axes[1].legend()
+    return figure
+
+
+def nms_figure(
+    image: Tensor, found: Mapping[str, Tensor], rounds: Sequence[tuple[int, list[int]]]
+) -> Figure:
+    """The detections of an image before NMS and after each round (kept, deleted) of it.
+
+    Waiting boxes are dotted, kept ones solid with number and score, just deleted ones grey.
+    """
+    width = 13.8 / (len(rounds) + 1)
+    look = {"figsize": (13.8, width + 0.4), "layout": "constrained", "squeeze": False}
+    figure, ((*axes,),) = plt.subplots(1, len(rounds) + 1, **look)
+    waiting, kept = list(range(len(found["boxes"]))), []
+    for number, (ax, (best, deleted)) in enumerate(zip(axes, [(None, []), *rounds])):
+        kept += [] if best is None else [best]
+        waiting = [i for i in waiting if i not in (best, *deleted)]
+        title = "before" if best is None else f"round {number}: keep {best}"
+        show_image(ax, image, title)
+        colours = [COLOURS[label] for label in found["labels"].tolist()]
+        draw_boxes(ax, found["boxes"][waiting], None, [colours[i] for i in waiting], ":")
+        draw_boxes(ax, found["boxes"][deleted], None, "dimgrey", "--")
+        texts = [f"{i}: {found['scores'][i]:.2f}" for i in kept]
+        draw_boxes(ax, found["boxes"][kept], texts, [colours[i] for i in kept])
+    return figure
+
+
+# ---------------------------------------------------------------- lecture 01
+
+
+def rcnn_figure() -> Figure:
+    """R-CNN from the image to its boxes, and the examples of its three trainings.
+
+    Nothing is outlined: it is the first detector of the course.
+    """
+    parts = {
+        "image": Part("map", size=(3, 128, 128)),
+        "Selective\nSearch\nProposals": Part("fixed"),
+        "warp": Part("fixed"),
+        "N regions": Part("map", size=(3, 96, 96)),
+        "trunk": Part("learnt"),
+        "tail": Part("learnt"),
+        "SVMs": Part("learnt"),
+        "Bounding\nBox\nRegressor": Part("learnt"),
+        "apply_\nnms": Part("fixed"),
+        "stage1_\nlabels": Part("fixed", under=("tail", 1), training=True),
+        "svm_\nlabels": Part("fixed", under=("SVMs", 1), training=True),
+        "regression\ntargets": Part("fixed", under=("Bounding\nBox\nRegressor", 1), training=True),
+    }
+    arrows = {
+        ("image", "Selective\nSearch\nProposals"): "",
+        ("Selective\nSearch\nProposals", "warp"): "(N, 4)",
+        ("warp", "N regions"): "",
+        ("N regions", "trunk"): "(N, 3, 96, 96)",
+        ("trunk", "tail"): "(N, 192, 3, 3)",
+        ("tail", "SVMs"): "(N, 1280)",
+        ("SVMs", "Bounding\nBox\nRegressor"): "(N, K)",
+        ("Bounding\nBox\nRegressor", "apply_\nnms"): "(n, 4)",
+        ("stage1_\nlabels", "tail"): "stage 1",
+        ("svm_\nlabels", "SVMs"): "stage 2",
+        ("regression\ntargets", "Bounding\nBox\nRegressor"): "stage 3",
+    }
+    return detector_figure(parts, arrows)
+
+
+def bands_figure(overlaps: np.ndarray, limits: Mapping[float, str]) -> Figure:
+    """How many proposals have which IoU (N,) with their best object, and what begins where."""
+    figure, ax = plt.subplots(figsize=(13.5, 2.7), layout="constrained")
+    counts, _, _ = ax.hist(overlaps, np.linspace(0, 1, 41), color="#BBBBBB", ec="white")
+    top = 1.4 * max(counts.max(), 1)
+    for row, (limit, text) in enumerate(limits.items()):
+        ax.axvline(limit, color="black", lw=1.5, ls="--")
+        look = {"fontsize": 14, "va": "center", "backgroundcolor": "white"}
+        ax.text(limit + 0.012, top * (0.92 - 0.13 * row), text, **look)
+    ax.set(xlabel="IoU of a proposal with its best object", ylabel="proposals", ylim=(0, top))
+    return figure
+
+
+def shift_figure(shifts: Mapping[str, np.ndarray], growth: np.ndarray) -> Figure:
+    """Growth against each kind of shift, (N,) each, with their correlation."""
+    look = {"figsize": (13.5, 3.5), "sharey": True, "layout": "constrained", "squeeze": False}
+    figure, axes = plt.subplots(1, len(shifts), **look)
+    for ax, (name, shift) in zip(axes[0], shifts.items()):
+        ax.plot(shift, growth, "o", ms=5, alpha=0.4, color="black")
+        together = np.corrcoef(shift, growth)[0, 1]
+        ax.set(xlabel=f"shift of the {name}", title=f"correlation {together:+.2f}")
+    axes[0, 0].set_ylabel("growth of the width, $t_w$")
+    return figure
+
+
+def top_regions_figure(rows: Mapping[str, Sequence[tuple[np.ndarray, float]]]) -> Figure:
+    """A row of pictures for each name, with a number above each."""
+    columns = max(len(row) for row in rows.values())
+    look = {"figsize": (15, 1.6 * len(rows)), "layout": "constrained", "squeeze": False}
+    figure, axes = plt.subplots(len(rows), columns, **look)
+    for ax_row, (name, row) in zip(axes, rows.items()):
+        for ax, (picture, value) in zip(ax_row, row):
+            show_image(ax, picture, f"{value:.1f}")
+        place = {"rotation": 90, "ha": "right", "va": "center", "fontsize": 13}
+        ax_row[0].text(-0.08, 0.5, name, transform=ax_row[0].transAxes, **place)
+    return figure
+
+
+def scores_figure(overlaps: np.ndarray, scores: np.ndarray) -> Figure:
+    """Score against IoU with the best object of the class, (N, K) each: a panel for each class."""
+    classes = scores.shape[1]
+    look = {"figsize": (15, 4.0), "sharey": True, "layout": "constrained", "squeeze": False}
+    figure, axes = plt.subplots(1, classes, **look)
+    for c, ax in enumerate(axes[0]):
+        ax.axvspan(0.3, 1, color="#EEEEEE")
+        ax.plot(overlaps[:, c], scores[:, c], ".", ms=3, alpha=0.4, color=COLOURS[c])
+        ax.axhline(0, color="black", lw=1)
+        ax.set(title=CLASSES[c], xlabel="IoU with the best of the class")
+    low, high = np.percentile(scores, [0.1, 99.95])  # a handful lie outside
+    axes[0, 0].set(ylabel="score of its SVM", ylim=(low - 1, high + 1))
+    return figure
+
+
+def regression_figure(before: np.ndarray, after: np.ndarray) -> Figure:
+    """IoU (N,) of regions before and after they are moved, and the mean gain by IoU before."""
+    figure, axes = plt.subplots(1, 2, figsize=(13.5, 3.2), layout="constrained")
+    axes[0].plot(before, after, ".", ms=4, alpha=0.4, color="black")
+    axes[0].axline((0.5, 0.5), slope=1, color="black", lw=1)
+    means = f"mean {before.mean():.3f} before, {after.mean():.3f} after"
+    axes[0].set(xlabel="IoU before", ylabel="IoU after", title=means)
+    edges = np.linspace(0.5, 1, 11)
+    place = np.digitize(before, edges[1:-1])
+    gain = [(after - before)[place == i].mean() if (place == i).any() else 0 for i in range(10)]
+    axes[1].bar(edges[:-1] + 0.025, gain, 0.045, color="#BBBBBB", ec="black")
+    axes[1].axhline(0, color="black", lw=1)
+    axes[1].set(xlabel="IoU before", ylabel="mean gain")
+    return figure
+
+
+# ---------------------------------------------------------------- lecture 02
+
+
+def fast_rcnn_figure() -> Figure:
+    """Fast R-CNN from the image and its regions to boxes, and what teaches it."""
+    parts = {
+        "image": Part("map", size=(3, 128, 128)),
+        "Small\nBackbone": Part("learnt"),
+        "features": Part("map", size=(96, 16, 16), added=True),
+        "RoIPooling": Part("fixed", added=True),
+        "pooled": Part("map", size=(96, 7, 7), added=True),
+        "FastRCNN\nHead": Part("learnt", added=True),
+        "read_\ndetections": Part("fixed"),
+        "selective\nsearch": Part("fixed", under=("image", 1)),
+        "regions\n(R, 4)": Part("fixed", under=("RoIPooling", 1)),
+        "sample_\nregions": Part("fixed", under=("pooled", 1), added=True, training=True),
+        "FastRCNN\nLoss": Part("fixed", under=("FastRCNN\nHead", 1), added=True, training=True),
+    }
+    arrows = {
+        ("image", "Small\nBackbone"): "(3, 128, 128)",
+        ("Small\nBackbone", "features"): "(96, 16, 16)",
+        ("features", "RoIPooling"): "once",
+        ("RoIPooling", "pooled"): "(R, 96, 7, 7)",
+        ("pooled", "FastRCNN\nHead"): "",
+        ("FastRCNN\nHead", "read_\ndetections"): "(R, 4), (R, 16)",
+        ("image", "selective\nsearch"): "",
+        ("selective\nsearch", "regions\n(R, 4)"): "",
+        ("regions\n(R, 4)", "RoIPooling"): "",
+        ("regions\n(R, 4)", "sample_\nregions"): "",
+        ("sample_\nregions", "FastRCNN\nLoss"): "",
+        ("FastRCNN\nHead", "FastRCNN\nLoss"): "",
+    }
+    return detector_figure(parts, arrows)
+
+
+def bill_figure(
+    bills: Mapping[str, Mapping[str, Sequence[float]]], stages: Sequence[str]
+) -> Figure:
+    """Milliseconds per image: one panel per setting, one bar per detector, split by stage."""
+    rows = max(len(bars) for bars in bills.values())
+    look = {"figsize": (14, 1.9 + 0.75 * rows), "layout": "constrained", "squeeze": False}
+    figure, axes = plt.subplots(1, len(bills), **look)
+    for ax, (setting, bars) in zip(axes[0], bills.items()):
+        for row, spent in enumerate(bars.values()):
+            left = 0.0
+            for i, part in enumerate(spent):
+                style = {"color": COLOURS[i], "hatch": ("", "//", "..")[i % 3], "ec": "white"}
+                label = stages[i] if row == 0 else None
+                ax.barh(row, part, left=left, height=0.65, label=label, **style)
+                left += part
+            ax.text(left, row, f" {left:,.0f}", va="center", fontsize=13)
+        longest = max(sum(spent) for spent in bars.values())
+        ax.set(xlim=(0, 1.18 * longest), title=setting, xlabel="milliseconds per image")
+        ax.set_yticks(range(len(bars)), list(bars))
+        ax.invert_yaxis()
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(stages))
+    return figure
+
+
+def coverage_figure(image: Tensor, regions: Tensor) -> Figure:
+    """The regions (R, 4) of an image (3, H, W), and how many of them contain each pixel."""
+    figure, axes = plt.subplots(1, 2, figsize=(13.5, 6.2), layout="constrained")
+    counts = np.zeros(image.shape[1:])
+    for x1, y1, x2, y2 in regions.int().tolist():
+        counts[y1:y2, x1:x2] += 1
+    show_image(axes[0], image, f"{len(regions)} regions")
+    draw_boxes(axes[0], regions, colours="#555555")
+    shown = axes[1].imshow(counts, cmap="Greys")
+    axes[1].set_title("regions that contain each pixel")
+    axes[1].axis("off")
+    figure.colorbar(shown, ax=axes[1], shrink=0.8)
+    return figure
+
+
+def routing_figure(
+    feature: Tensor, boxes: Sequence[tuple[float, ...]], gradients: Sequence[Tensor]
+) -> Figure:
+    """A map (H, W) with two regions in cells, and the gradient (H, W) that each set of bins sends.
+
+    gradients: by the first region alone, the second alone, and both.
+    """
+    figure, axes = plt.subplots(1, 4, figsize=(17, 4.8), layout="constrained")
+    low, high = (float(limit) for limit in feature.detach().aminmax())
+    _cells(axes[0], feature, "the map and two regions", {"vmin": low, "vmax": 2 * high - low})
+    titles = ("from region A", "from region B", "from both: they add up")
+    shown = ((0, 1), (0,), (1,), (0, 1))
+    most = max(float(gradient.max()) for gradient in gradients)
+    for ax, gradient, title in zip(axes[1:], gradients, titles):
+        _cells(ax, gradient, title, {"vmin": 0, "vmax": 2.5 * most})
+        for row, column in gradient.nonzero().tolist():
+            count = f"{gradient[row, column]:g}"
+            ax.text(column, row, count, ha="center", va="center", fontsize=13)
+    for ax, which in zip(axes, shown):
+        for i in which:
+            x1, y1, x2, y2 = boxes[i]
+            look = {"ec": COLOURS[i], "lw": 3, "ls": ("-", "--")[i], "fill": False}
+            ax.add_patch(plt.Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, **look))
+            if ax is axes[0]:
+                place = (x1 - 0.3, y1 - 0.6)
+                ax.text(*place, "AB"[i], color=COLOURS[i], fontsize=16, weight="bold", va="bottom")
+    return figure
+
+
+def moves_figure(
+    images: Sequence[Tensor],
+    regions: Sequence[Tensor],
+    moved: Sequence[Tensor],
+    targets: Sequence[Mapping[str, Tensor]],
+) -> Figure:
+    """Images with objects (dashed), regions as proposed (grey) and as the head has moved them."""
+    figure, axes = plt.subplots(
+        1, len(images), figsize=(5 * len(images), 5.3), layout="constrained"
+    )
+    for ax, image, before, after, target in zip(axes, images, regions, moved, targets):
+        show_image(ax, image)
+        draw_boxes(ax, target["boxes"], colours="black", line_style="--")
+        draw_boxes(ax, before, colours="#777777")
+        draw_boxes(ax, after, colours=COLOURS[1])
+    return figure
+
+
+def evidence_figure(
+    image: Tensor, regions: Sequence[Tensor], evidence: Sequence[Tensor], titles: Sequence[str]
+) -> Figure:
+    """An image (3, H, W), once per region (4,), and how much each cell (h, w) counts for it."""
+    figure, axes = plt.subplots(
+        1, len(regions), figsize=(4.9 * len(regions), 5.3), layout="constrained"
+    )
+    height, width = image.shape[1:]
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    for ax, region, weight, title in zip(axes, regions, evidence, titles):
+        show_image(ax, image.float().mean(dim=0).byte(), title)
+        strength = (weight / weight.max().clamp(min=1e-9)).numpy()
+        colour = np.broadcast_to(to_rgb(COLOURS[0]), (*strength.shape, 3))
+        ax.imshow(np.dstack([colour, 0.85 * strength]), extent=extent)
+        draw_boxes(ax, region[None], colours="black")
     return figure
 
 

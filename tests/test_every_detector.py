@@ -19,9 +19,8 @@ CLASSES = 3
 
 
 def fast_rcnn(nb, steps):
-    regions = [torch.cat([t["boxes"], r]) for t, r in zip(nb.train_set.targets, nb.REGIONS)]
-    model, history = nb.train_fast_rcnn(steps, regions)
-    return model, history, nb.detect(model, nb.test_set.images, nb.REGIONS, score_threshold=0.0)
+    model, history = nb.train_fast_rcnn(steps, nb.SEED, regions=nb.REGIONS)
+    return model, history, nb.detect(model, nb.test_set.images, nb.REGIONS)
 
 
 def faster_rcnn(nb, steps):
@@ -246,15 +245,15 @@ def small_yolo(nb):
 
 def read_as_uint8(nb, images):
     """Lectures 01 and 02 take images as bytes, and regions beside them."""
-    return nb.detect(nb.FastRCNN(3, nb.small_backbone(8), 8, hidden_dim=8), images.byte(), [])
+    return nb.detect(nb.FastRCNN(3, hidden_dim=8).eval(), images.byte(), [])
 
 
 # lesson, and how its detector reads images (B, 3, H, W)
 READERS = {
     "R-CNN": (
         "01_rcnn",
-        lambda nb, x: nb.detections_of(
-            nb.RCNN(3, nb.SimplifiedProposals(), nb.RegionWarper), Few(x, [])
+        lambda nb, x: nb.answers(
+            nb.RCNN(3, nb.SimplifiedProposals(), nb.CNNFeatureExtractor(size=32)), list(x)
         ),
     ),
     "Fast R-CNN": ("02_fast_rcnn", read_as_uint8),

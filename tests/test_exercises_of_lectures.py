@@ -11,14 +11,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from shared import NONSENSE, imported_exercises, notebook_code, raising
+from torchvision.ops import batched_nms, box_convert, box_iou, nms
 
 from helpers import lessons, records
 from helpers.detectors import to_input
 from helpers.evaluation import coco_ap
+from helpers.exercises import boxes, faster_rcnn, rcnn, yolo
 from helpers.exercises import exercise as frame
-from helpers.exercises import faster_rcnn, yolo
 from helpers.exercises.exercise import TO_DO, Exercise
+from helpers.proposals import benchmark_proposals
 from helpers.shapes import benchmark
 
 FRAME = {"__init__", "exercise"}
@@ -285,6 +288,221 @@ MISTAKES = {
     **{"yolo.q1": NUMBERS, "yolo.q2": ANCHORS, "yolo.q3": SPLIT},
     **{"faster_rcnn.q1": SMALLEST, "faster_rcnn.q2": GRID_LABELS, "faster_rcnn.q3": ALIGN},
 }
+
+
+def backward(of):
+    """`of` the winners (C, n) as a mask, the values (C, n) and the gradient (C, 1)."""
+
+    def max_backward(values, gradient):
+        wins = F.one_hot(values.argmax(dim=1), values.shape[1])
+        return of(wins, values, gradient[:, None]).float()
+
+    return max_backward
+
+
+WINNERS = {
+    "all 49 bins of a region read the same cell": 1,
+    "what regions send back adds up": 49,
+    "7 × 7 bins, not 7": 14,
+    "Count the bins that this cell wins": 50,
+    "a number is needed, got str": "many",
+}
+BACKWARD = {
+    "that is mean pooling": backward(lambda w, v, g: g.expand_as(v) / v.shape[1]),
+    "every cell gets the whole gradient": backward(lambda w, v, g: g.expand_as(v)),
+    "not its value times the gradient": backward(lambda w, v, g: w * v * g),
+    "the gradient of its channel, not 1": backward(lambda w, v, g: w),
+    "one winner for each channel": backward(lambda w, v, g: (v == v.max()) * g),
+    "one of them wins and gets all": backward(lambda w, v, g: (v == v.amax(1, True)) * g),
+    "must have shape (3, 3), got (3,)": lambda values, gradient: gradient,
+    "places, first at": backward(lambda w, v, g: 2 * w * g),
+}
+
+
+def box_loss(of):
+    """`of` the errors (N, K + 1), the labels (N,) and the row numbers (N,)."""
+
+    def loss(deltas, labels, targets):
+        table = (deltas.view(len(labels), -1, 4) - targets[:, None]).abs().sum(dim=2)
+        return of(table, labels, torch.arange(len(labels)))
+
+    return loss
+
+
+LOSSES = {
+    "background has no box": box_loss(lambda t, k, n: t[n, k].sum() / len(k)),
+    "not by those with an object": box_loss(lambda t, k, n: t[n, k][k > 0].mean()),
+    "divide by the number of regions": box_loss(lambda t, k, n: t[n, k][k > 0].sum()),
+    "only the true class's four": box_loss(lambda t, k, n: t[k > 0].sum() / len(k)),
+    "shifted by one": box_loss(lambda t, k, n: t[n, k - 1][k > 0].sum() / len(k)),
+    "one number is needed, got shape (5,)": box_loss(lambda t, k, n: t[n, k]),
+    "the loss differs": box_loss(lambda t, k, n: t.sum()),
+}
+MISTAKES |= {"fast_rcnn.q1": WINNERS, "fast_rcnn.q2": BACKWARD, "fast_rcnn.q3": LOSSES}
+SURVIVORS = {
+    "nothing is suppressed? The IoU of A and B is above 0.3": "ABCD",
+    "what is suppressed suppresses nothing any more: who is left to remove C?": "AD",
+    "D is a square: a triangle never suppresses it": ["C", "A"],
+    "only boxes of A's class that overlap A go": "a",
+    "B overlaps A by more than 0.3": ("A", "B", "D"),
+    "B overlaps A by more than 0.3, and D is of another class": "ABC",
+    "Take A first, strike what it suppresses, and repeat": "BC",
+    "letters are needed, such as 'AB', got int": 3,
+}
+
+
+def strict(overlaps, is_truth, background=2, ignored=-1, below=np.less, least=np.max, own=None):
+    """The SVMs' labels for a softmax, with what a mistake exchanges."""
+    own = is_truth if own is None else own(overlaps)
+    no_object = np.where(below(least(overlaps, axis=1), 0.3), background, ignored)
+    return np.where(own, overlaps.argmax(axis=1), no_object)
+
+
+STRICT = {
+    "background is K, here 2, and what is ignored is -1": lambda o, t: strict(o, t, -1, 2),
+    "background is K, here 2: 0 is a class": lambda o, t: strict(o, t, 0),
+    "a proposal that fits an object perfectly is no true box": lambda o, t: strict(
+        o, t, own=lambda o: o.max(axis=1) > 0.99
+    ),
+    "the grey zone is ignored, not a positive": lambda o, t: strict(
+        o, t, own=lambda o: t | ((o.max(axis=1) >= 0.3) & (o.max(axis=1) < 0.99))
+    ),
+    "the grey zone is ignored, not background": lambda o, t: strict(o, t, ignored=2),
+    "background must overlap every object by less than 0.3, not just one": lambda o, t: np.where(
+        o[:, 0] == 0.7, -1, strict(o, t, least=np.min)
+    ),
+    "an IoU of exactly 0.3 is not below 0.3": lambda o, t: strict(
+        o, t, below=lambda a, b: a <= np.float32(b)
+    ),
+    "a true box belongs to the class that it overlaps most": lambda o, t: np.where(
+        t, (o > 0.3).argmax(axis=1), strict(o, t)
+    ),
+    "places, first at": lambda o, t: np.full(len(o), 5),
+    "must have shape (9,), got (9, 2)": lambda o, t: o,
+    "must be a torch tensor, got list": lambda o, t: strict(o, t).tolist(),
+}
+
+
+def grown(boxes, factor):
+    extra = (factor - 1) * boxes[:, 2:]
+    return np.concatenate([boxes[:, :2] - extra / 2, boxes[:, 2:] + extra], axis=1)
+
+
+RIM = {
+    "the rim is measured in the warped region, not in the image": lambda b, s, r: (
+        b + np.array([-r, -r, 2 * r, 2 * r])
+    ),
+    "the object fills S - 2p of the warped pixels, not all S": lambda b, s, r: grown(
+        b, (s + 2 * r) / s
+    ),
+    "there is a rim on both sides: this leaves room for one": lambda b, s, r: grown(b, s / (s - r)),
+    "the corner moves, too: the box grows to all sides": lambda b, s, r: np.concatenate(
+        [b[:, :2], b[:, 2:] * s / (s - 2 * r)], axis=1
+    ),
+    "places, first at": lambda b, s, r: b,
+    "must have shape (2, 4), got (2, 2)": lambda b, s, r: b[:, 2:],
+}
+
+
+def precisions(hits):
+    return [sum(hits[: k + 1]) / (k + 1) for k in range(len(hits))]
+
+
+def at_hits(hits, values, divisor):
+    return sum(value for hit, value in zip(hits, values) if hit) / divisor
+
+
+def at_recalls(hits, count, points):
+    recalls = [sum(hits[: k + 1]) / count for k in range(len(hits))]
+    rows, levels = list(zip(recalls, precisions(hits))), np.linspace(0, 1, points)
+    return np.mean([max((p for r, p in rows if r >= level), default=0) for level in levels])
+
+
+def ahead(hits, steps=99):
+    return [max(precisions(hits)[k : k + steps]) for k in range(len(hits))]
+
+
+def looking_back(hits):
+    return [max(precisions(hits)[: k + 1]) for k in range(len(hits))]
+
+
+THREE = {
+    "(a) is 0.500: that is the share of the square that is covered": (1 / 2, 1 / 7, 1 / 2),
+    "(b) is 0.250: that is the share of the square that is covered": (1 / 3, 1 / 4, 1 / 2),
+    "now a quarter of the square is shared, not a half": (1 / 3, 1 / 3, 1 / 2),
+    "the square is covered entirely, but the union is twice as large": (1 / 3, 1 / 7, 1),
+    "(a) is 0.900, and it should be something else": (0.9, 1 / 7, 1 / 2),
+    "(a) must be one number, got str": ("a third", 1 / 7, 1 / 2),
+    "three numbers are needed, (a, b, c), got tuple": (1 / 3, 1 / 7),
+    "three numbers are needed, (a, b, c), got float": 0.5,
+}
+RANKED = {  # h: hits, n: objects
+    "the envelope is missing: at each": lambda h, n: at_hits(h, precisions(h), n),
+    "divided by the objects that were found; the": lambda h, n: at_hits(h, ahead(h), sum(h)),
+    "no envelope, and you divided by": lambda h, n: at_hits(h, precisions(h), sum(h)),
+    "that is the mean at 11 recalls, VOC 2007's": lambda h, n: at_recalls(h, n, 11),
+    "that is the mean at 101 recalls, COCO's": lambda h, n: at_recalls(h, n, 101),
+    "an envelope that looks back instead of": lambda h, n: at_hits(h, looking_back(h), n),
+    "that is the last recall, or": lambda h, n: sum(h) / n,
+    "that is the precision at the end": lambda h, n: sum(h) / len(h),
+    "that is the mean precision of all detections": lambda h, n: sum(precisions(h)) / len(h),
+    "you divided by the number of detections; divide": lambda h, n: at_hits(h, ahead(h), len(h)),
+    "the AP without any detection is 1.000": lambda h, n: at_hits(h, ahead(h), n) if h else 1,
+    "the AP of a perfect ranking is 0.500": lambda h, n: at_hits(h[:-1], ahead(h), n),
+    "the AP of an error before three hits is 0.722": lambda h, n: at_hits(h, ahead(h, 2), n),
+    "the AP without any hit is nan": lambda h, n: (
+        at_hits(h, ahead(h), n) if sum(h or [1]) else np.nan
+    ),
+    "the AP of the six boxes must be one number, got list": lambda h, n: ahead(h),
+}
+
+
+def softened(boxes, scores, factor, again=True, self_too=False, once=False):
+    """Soft-NMS with a `factor` of the IoU, and with the mistakes that the keywords name."""
+    scores, rest = scores.clone(), scores.argsort(descending=True).tolist()
+    while rest:
+        best = max(rest, key=lambda i: scores[i].item()) if again else rest[0]
+        rest.remove(best)
+        hit = [best, *rest] if self_too else rest
+        scores[hit] *= factor(box_iou(boxes[best][None], boxes[hit])[0])
+        if once:
+            break
+    return scores
+
+
+def gauss(overlap):
+    return torch.exp(-(overlap**2) / 0.5)
+
+
+def deleting(boxes, scores, _):
+    kept = nms(boxes, scores, 0.3)
+    return torch.zeros_like(scores).index_copy(0, kept, scores[kept])
+
+
+def in_place(boxes, scores, _):
+    scores *= 0.5
+    return scores
+
+
+SOFT = {
+    "the IoU must be squared": lambda b, s, _: softened(b, s, lambda o: torch.exp(-o / 0.5)),
+    "the square must be divided by sigma": lambda b, s, _: softened(
+        b, s, lambda o: torch.exp(-(o**2))
+    ),
+    "that is the linear variant, 1 - IoU": lambda b, s, _: softened(b, s, lambda o: 1 - o),
+    "after a round the order may change": lambda b, s, _: softened(b, s, gauss, again=False),
+    "a box that is taken must keep its": lambda b, s, _: softened(b, s, gauss, self_too=True),
+    "it was lowered only once, but two": lambda b, s, _: softened(b, s, gauss, once=True),
+    "it was not lowered by box 0, which": lambda b, s, _: s.clone(),
+    "Soft-NMS deletes nothing": deleting,
+    "you changed the caller's scores: begin with a copy, scores.clone()": in_place,
+    "must have shape (4,), got (2,)": lambda b, s, _: s[:2],
+    "must be a torch tensor, got list": lambda b, s, _: s.tolist(),
+    "score 0 of the boxes": lambda b, s, _: s * 0,
+    "ZeroDivisionError": lambda b, s, _: 1 / 0,
+}
+MISTAKES |= {"boxes.q1": THREE, "boxes.q2": RANKED, "boxes.q3": SOFT}
+MISTAKES |= {"rcnn.q1": SURVIVORS, "rcnn.q2": STRICT, "rcnn.q3": RIM}
 CASES = [(place, said) for place, mistakes in MISTAKES.items() for said in mistakes]
 
 
@@ -303,10 +521,39 @@ RIGHT = {
         lambda s, a: overlaps(s, a)[1].max(dim=1).indices,
         lambda s, a: torch.stack([overlaps(row[None], a)[1][0].argmax() for row in s]),
     ],
+    "fast_rcnn.q1": [98, 98.0, torch.tensor(98)],
+    "fast_rcnn.q2": [backward(lambda w, v, g: w * g)],
+    "fast_rcnn.q3": [
+        box_loss(lambda t, k, n: t[n, k][k > 0].sum() / len(k)),
+        box_loss(lambda t, k, n: (t * F.one_hot(k, t.shape[1]))[:, 1:].sum().item() / len(k)),
+    ],
+    "rcnn.q1": ["ACD", "dca", ["A", "C", "D"], {"A", "C", "D"}],
+    "rcnn.q2": [
+        strict,
+        lambda o, t: torch.from_numpy(strict(o, t)),
+        lambda o, t: strict(o, t) + 0.0,
+    ],
+    "rcnn.q3": [lambda b, s, r: torch.from_numpy(grown(b, s / (s - 2 * r)))],
     "yolo.q3": [
         lambda out, b: out.view(*out.shape[:3], b, -1),
         lambda out, b: torch.stack(out.chunk(b, -1), -2),
     ],
+    "boxes.q1": [
+        (1 / 3, 1 / 7, 1 / 2),
+        [0.3333, 0.1429, 0.5],
+        tuple(torch.tensor([1 / 3, 1 / 7, 0.5])),
+    ],
+    "boxes.q2": [
+        lambda h, n: at_hits(h, ahead(h), n),
+        lambda h, n: np.float64(
+            sum(
+                max(p for k, p in enumerate(precisions(h)) if sum(h[: k + 1]) >= i)
+                for i in range(1, sum(h) + 1)
+            )
+            / n
+        ),
+    ],
+    "boxes.q3": [lambda b, s, sigma: softened(b, s, lambda o: torch.exp(-(o**2) / sigma))],
 }
 
 
@@ -359,22 +606,33 @@ def test_more_proposals_are_no_cheat(page):
     assert f" {faster_rcnn.GAIN:g} " in tasks[3] and f" {faster_rcnn.MOST} " in tasks[3]
 
 
-def nothing(forms, size):
-    empty = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0).long()}
-    return [empty] * len(forms)
+def flipped(model, images):
+    return model(images.flip(3))
 
 
-def test_no_gain_is_told_in_numbers(page):
-    decode = page("yolo")["decode_predictions"]
+def flipped_back(model, images):
+    return flipped(model, images).flip(2)
+
+
+def once(model, images):
+    return model(images)
+
+
+def test_no_gain_is_told_in_numbers():
     found = {}
-    for name, answer in (("page", decode), ("nothing", nothing)):
+    for answer in (once, flipped, flipped_back):
         said = EVERY["yolo.q4"].verdict(answer)
-        numbers = re.fullmatch(r"✗ AP (.+); decode_predictions has (.+), (.+) is wanted", said)
+        numbers = re.match(r"✗ AP (.+); asked once it is (.+), (.+) is wanted(\. Do)?", said)
         assert numbers, said
-        found[name] = list(map(float, numbers.groups()))
-    (after, before, wanted), (none, *_) = found["page"], found["nothing"]
+        found[answer.__name__] = list(map(float, numbers.groups()[:3]))
+        assert bool(numbers[4]) == (answer is not once), said
+    after, before, wanted = found["once"]
     assert after == before > 0.5 and wanted == pytest.approx(before + yolo.GAIN, abs=1e-3)
-    assert none == 0
+
+
+@pytest.mark.parametrize("answer", [torch.zeros(3), "forms", [torch.zeros(100, 16, 16, 2, 8)]])
+def test_forms_are_asked_for(answer):
+    assert "forms of shape" in EVERY["yolo.q4"].verdict(lambda model, images: answer)
 
 
 def test_the_page_names_the_gain_that_is_wanted():
@@ -388,11 +646,35 @@ def test_the_gain_is_that_of_the_official_ap(page):
     model = space["YOLODetector"]()
     model.load_state_dict(records.latest_weights("05_yolo")[0])
     images, targets = benchmark("val").images[:100], benchmark("val").targets[:100]
+    images = to_input(images, torch.device("cpu"))
+    ways = (once, solved(EVERY["yolo.q4"], space))
     with torch.no_grad():
-        forms = model.eval()(to_input(images, torch.device("cpu")))
-    ways = (space["decode_predictions"], solved(EVERY["yolo.q4"], space))
-    before, after = (coco_ap(way(forms, (128, 128)), targets)["AP"] for way in ways)
+        forms = [way(model.eval(), images) for way in ways]
+    before, after = (
+        coco_ap(space["decode_predictions"](f, (128, 128)), targets)["AP"] for f in forms
+    )
     assert after >= before + yolo.GAIN
+
+
+def test_reports_that_are_read_together_move_the_ap():
+    q = EVERY["boxes.q4"]
+    said = {
+        "as they are": q.verdict(lambda d: d),
+        "another threshold": q.verdict(
+            lambda d: {k: d[k][batched_nms(*d.values(), 0.3)] for k in d}
+        ),
+        "nothing": q.verdict(lambda d: {k: d[k][:0] for k in d}),
+    }
+    rows = {}
+    for name, sentence in said.items():
+        numbers = re.fullmatch(r"✗ AP (.+); nms_per_class has (.+), (.+) is wanted", sentence)
+        assert numbers, sentence
+        rows[name] = list(map(float, numbers.groups()))
+    assert rows["nothing"][0] == 0 and rows["as they are"][0] < rows["nothing"][1]
+    for after, before, wanted in rows.values():
+        assert after < wanted == pytest.approx(before + boxes.GAIN, abs=1e-3)
+    tasks = [cell.source for cell in section_of("boxes") if cell.cell_type == "markdown"]
+    assert f" {boxes.GAIN:g} " in tasks[3] and f" {boxes.IMAGES} images" in tasks[3]
 
 
 def test_weights_for_the_exercise_are_those_of_the_page(page):
@@ -401,3 +683,34 @@ def test_weights_for_the_exercise_are_those_of_the_page(page):
     assert {k: v.shape for k, v in weights.items()} == {
         k: v.shape for k, v in model.state_dict().items()
     }
+
+
+def as_the_page(space):
+    """Every region for every class, moved, and the suppression of lecture 01."""
+
+    def reading(regions_xywh, moved_xywh, scores):
+        label = np.tile(np.arange(scores.shape[1]), len(scores))
+        boxes = moved_xywh.reshape(-1, 4)
+        return space["as_detections"](boxes, scores.ravel(), label, (128, 128), 0.3)
+
+    return reading
+
+
+def test_no_gain_of_another_reading_is_told_in_numbers(page):
+    said = EVERY["rcnn.q4"].verdict(as_the_page(page("rcnn")))
+    numbers = re.fullmatch(r"✗ AP (.+); this page's way has (.+), (.+) is wanted", said)
+    assert numbers, said
+    after, before, wanted = map(float, numbers.groups())
+    assert after == before > 0.6 and wanted == pytest.approx(before + rcnn.GAIN, abs=1e-3)
+    tasks = [cell.source for cell in section_of("rcnn") if cell.cell_type == "markdown"]
+    assert f" {rcnn.GAIN:g} " in tasks[3]
+
+
+def test_answers_for_the_exercise_are_those_of_the_page():
+    kept, _ = records.latest_weights("01_rcnn")
+    total = int(kept["counts"].sum())
+    shapes = {"counts": (100,), "regions": (total, 4), "moved": (total, 12), "scores": (total, 3)}
+    assert {name: tuple(value.shape) for name, value in kept.items()} == shapes
+    known = torch.cat(benchmark_proposals("val")[:100])
+    boxes = box_convert(kept["regions"], "xywh", "xyxy")
+    assert sorted(boxes.tolist()) == sorted(known.tolist())

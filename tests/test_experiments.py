@@ -135,7 +135,8 @@ def test_the_command_line(toy, tmp_path, monkeypatch, capsys):
 
 EXPERIMENTS = {name: runner.load(name) for name in runner.names()}
 EVERY_EXPERIMENT = pytest.mark.parametrize("module", EXPERIMENTS.values(), ids=EXPERIMENTS)
-VARIANTS = [(name, v) for name, module in EXPERIMENTS.items() for v in module.VARIANTS]
+BY_STEPS = [name for name in EXPERIMENTS if name != "01_rcnn"]  # it trains in three ways
+VARIANTS = [(name, v) for name in BY_STEPS for v in EXPERIMENTS[name].VARIANTS]
 
 
 @EVERY_EXPERIMENT
@@ -190,6 +191,51 @@ def test_every_variant_trains_and_is_another_one(monkeypatch, name, variant):
     for found in outcome.detections:
         assert all(value.isfinite().all() for value in found.values())
     assert (histories == outcome_and_histories(module, "main")[1]) == (variant == "main")
+
+
+@pytest.fixture(scope="module")
+def rcnn():
+    """Lecture 01's experiment on eight images to train on and three to test on, two steps each."""
+    module = EXPERIMENTS["01_rcnn"]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"STEPS": 2, "HELD_OUT": 3, "READ": 2}.items():
+            patch.setattr(module, name, value)
+        patch.setattr(module.lesson, "few", lambda count, seed: np.arange(8))
+        patch.setattr(module, "milliseconds", lambda detector, own: 1.0)
+        yield module
+        for part in (module.extractor, module.regions, module.table, module.tuned, module.known):
+            part.cache_clear()
+
+
+@pytest.mark.parametrize("variant", EXPERIMENTS["01_rcnn"].VARIANTS)
+def test_every_variant_of_rcnn_answers_and_is_another_one(rcnn, variant):
+    main, outcome = (rcnn.train(0, **rcnn.VARIANTS[v]) for v in ("main", variant))
+    assert outcome.steps == (0 if "no stage 1" in variant else 2) and outcome.seconds > 0
+    assert len(outcome.detections) == 3 and outcome.parameters > 3_000_000
+    for found in outcome.detections:
+        assert len(found["scores"]) and all(value.isfinite().all() for value in found.values())
+        assert (found["boxes"] >= 0).all() and (found["boxes"] <= 128).all()
+    pairs = [(a[k], b[k]) for a, b in zip(main.detections, outcome.detections) for k in a]
+    same = all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
+    assert same == (variant == "main")
+
+
+def test_the_answers_of_rcnn_are_those_of_its_detections(rcnn):
+    kept = rcnn.train(0).weights
+    total = int(kept["counts"].sum())
+    assert len(kept["counts"]) == 2
+    shapes = {name: tuple(kept[name].shape) for name in ("regions", "moved", "scores")}
+    assert shapes == {"regions": (total, 4), "moved": (total, 12), "scores": (total, 3)}
+
+
+def test_labels_for_a_softmax_are_those_of_the_svms(rcnn):
+    overlaps = np.array([[1, 0], [0.1, 1], [0.7, 0], [0.2, 0.1], [1.0, 0]])
+    table = rcnn.lesson.TrainingTable(None, None, overlaps, None, np.array([1, 1, 0, 0, 0], bool))
+    assert rcnn.strict_classes(table).tolist() == [0, 1, -1, 2, -1]
+    for c in (0, 1):
+        own = rcnn.lesson.svm_labels(table, c) == 1
+        assert (own == (rcnn.strict_classes(table) == c)).all()
+    assert rcnn.overlap_above(0.5)(table, 0).tolist() == [1, 0, 1, 0, 1]
 
 
 @pytest.fixture
@@ -247,13 +293,19 @@ def test_the_linear_network_is_linear(yolo):
 
 @pytest.mark.parametrize("cells", [8, 4])
 def test_coarser_grids_have_coarser_forms(yolo, cells):
-    (variant,) = [v for v in yolo.VARIANTS if v.startswith(f"{cells} ")]
-    net = yolo.lesson.YOLODetector(**yolo.VARIANTS[variant]["model"]).eval()
+    net = yolo.lesson.YOLODetector(**yolo.VARIANTS[f"{cells} × {cells} cells"]["model"]).eval()
     images = torch.zeros(2, 3, 128, 128)
     assert net(images).shape == (2, cells, cells, 2, 8)
     boxes, labels = [torch.tensor([[60.0, 60, 70, 70]])] * 2, [torch.tensor([1])] * 2
     _, targets = yolo.lesson.forms_of(net, images, boxes, labels)
     assert targets.shape == (2, cells, cells, 8) and targets[..., 4].sum() == 2
+
+
+def test_sizes_in_images_count_less_by_the_cells(yolo):
+    torch.manual_seed(0)
+    forms, targets = torch.rand(2, 4, 4, 2, 8), torch.rand(2, 4, 4, 8).round()
+    ours, theirs = (loss()(forms, targets) for loss in (yolo.lesson.YOLOLoss, yolo.SizesInImages))
+    assert theirs.pop("wh").item() == pytest.approx(ours.pop("wh").item() / 4) and theirs == ours
 
 
 # ---------------------------------------------------------------- resampling

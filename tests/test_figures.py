@@ -9,20 +9,33 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import lessons
 from helpers.figures import (
     anchors_on_image_figure,
+    ap_figure,
+    bands_figure,
     base_anchors_figure,
+    bill_figure,
+    coverage_figure,
     crowd_figure,
     family_figure,
+    fast_rcnn_figure,
     faster_rcnn_figure,
     focal_loss_figure,
     fpn_figure,
+    nms_figure,
     objectness_figure,
+    overlap_figure,
+    regression_figure,
     roi_align_figure,
     roi_pooling_figure,
+    routing_figure,
+    scores_figure,
+    shift_figure,
+    shifted_iou_figure,
     sizes_figure,
     time_bars_figure,
-    time_shares_figure,
+    top_regions_figure,
 )
 
 FEATURE = torch.arange(48.0).view(6, 8) - 20
@@ -121,28 +134,60 @@ def test_odd_maps_are_drawn(draw, feature):
     assert low == feature.min().item() and high >= feature.max().item()
 
 
-def test_bars_of_shares_have_length_one(draw):
-    entries = {"first": np.array([1.0, 1, 2]), "second": [300.0, 0.0, 100.0]}
-    figure = time_shares_figure(entries, ("a", "b", "c"))
-    figure.canvas.draw()
-    (ax,) = figure.axes
-    widths = np.array([bar.get_width() for bar in ax.patches]).reshape(2, 3)
-    np.testing.assert_allclose(widths, [[0.25, 0.25, 0.5], [0.75, 0, 0.25]])
-    lefts = np.array([bar.get_x() for bar in ax.patches]).reshape(2, 3)
-    np.testing.assert_allclose(lefts, widths.cumsum(axis=1) - widths)
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b", "c"]
-    rows = [text.get_position()[1] for text in ax.get_yticklabels()]
-    assert rows == [0, 1] and ax.yaxis.get_inverted()  # top to bottom
+BILLS = {
+    "small": {"slow": [1.0, 5.0, 2.0], "fast": (1.0, 0.5, 2.0)},
+    "large": {"slow": np.array([900.0, 8000, 500]), "fast": [900.0, 0.0, 700]},
+}
 
 
-@pytest.mark.parametrize("stages", [1, 3, 7])
-def test_one_bar_of_any_number_of_stages(stages):
-    figure = time_shares_figure({"only": np.ones(stages)}, [str(i) for i in range(stages)])
+def test_bars_of_a_bill_are_milliseconds():
+    figure = bill_figure(BILLS, ("a", "b", "c"))
+    figure.canvas.draw()
+    assert len(figure.axes) == 2
+    for ax, (setting, bars) in zip(figure.axes, BILLS.items()):
+        widths = np.array([bar.get_width() for bar in ax.patches]).reshape(len(bars), 3)
+        np.testing.assert_allclose(widths, list(bars.values()))
+        lefts = np.array([bar.get_x() for bar in ax.patches]).reshape(len(bars), 3)
+        np.testing.assert_allclose(lefts, widths.cumsum(axis=1) - widths)
+        assert [t.get_text() for t in ax.get_yticklabels()] == list(bars)
+        assert ax.yaxis.get_inverted() and ax.get_title() == setting
+        totals = [float(text.get_text().replace(",", "")) for text in ax.texts]
+        np.testing.assert_allclose(totals, widths.sum(axis=1), atol=0.51)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b", "c"]
+    plt.close(figure)
+
+
+def test_coverage_counts_the_regions_of_each_pixel():
+    image = torch.zeros(3, 20, 30, dtype=torch.uint8)
+    figure = coverage_figure(image, torch.tensor([[0.0, 0, 10, 10], [5, 5, 30, 20]]))
+    figure.canvas.draw()
+    counts = figure.axes[1].images[0].get_array()
+    assert counts.shape == (20, 30) and counts.sum() == 100 + 25 * 15
+    assert counts[7, 7] == 2 and counts[2, 2] == 1 and counts[15, 2] == 0
+    plt.close(figure)
+
+
+def test_gradients_are_written_into_their_cells():
+    feature, parts = torch.rand(6, 8), torch.zeros(2, 6, 8)
+    parts[0, 1, 2], parts[1, 1, 2], parts[1, 4, 5] = 3, 1, 2
+    boxes = [(0, 0, 4, 4), (1.5, 1, 7, 6)]
+    figure = routing_figure(feature, boxes, [*parts, parts.sum(dim=0)])
+    figure.canvas.draw()
+    written = [
+        {text.get_position(): text.get_text() for text in ax.texts} for ax in figure.axes[1:]
+    ]
+    assert written == [{(2, 1): "3"}, {(2, 1): "1", (5, 4): "2"}, {(2, 1): "4", (5, 4): "2"}]
+    assert [len(ax.patches) for ax in figure.axes] == [2, 1, 1, 2]
+    plt.close(figure)
+
+
+def test_a_detector_of_two_steps_fits_its_diagram():
+    figure = fast_rcnn_figure()
     figure.canvas.draw()
     (ax,) = figure.axes
-    assert [bar.get_width() for bar in ax.patches] == pytest.approx([1 / stages] * stages)
-    looks = {(bar.get_facecolor(), bar.get_hatch()) for bar in ax.patches}
-    assert len(looks) == stages and len(ax.get_legend().get_texts()) == stages
+    names = " ".join(text.get_text().replace("\n", "") for text in ax.texts)
+    assert all(name in names for name in ("SmallBackbone", "RoIPooling", "FastRCNNHead"))
     plt.close(figure)
 
 
@@ -316,3 +361,108 @@ def test_time_bars_stand_on_each_other(closed):
     np.testing.assert_allclose([bar.get_width() for bar in ax.patches], [1, 2, 0.5, 0.25])
     np.testing.assert_allclose([bar.get_x() for bar in ax.patches], [0, 1, 0, 0.5])
     assert [t.get_text().strip() for t in ax.texts] == ["3 ms", "1 ms"]
+
+
+# ---------------------------------------------------------------- lecture 00
+
+
+def test_the_way_to_the_ap_names_the_functions_of_the_page(closed):
+    page = lessons.load("00_boxes_and_ap")
+    figure = ap_figure()
+    figure.canvas.draw()
+    words = [word.replace("\n", "") for word in texts_of(figure)]
+    for name in ("decode", "nms_per_class", "iou", "match", "ranking", "precision_recall"):
+        assert name in words and callable(getattr(page, name))
+    assert "average_precision" in words and callable(page.average_precision)
+
+
+def test_the_areas_of_an_overlap(closed):
+    a, b = torch.tensor([0.0, 0.0, 40.0, 40.0]), torch.tensor([20.0, 10.0, 60.0, 50.0])
+    for first, second in ((a, b), (b, a)):
+        figure = overlap_figure(first, second)
+        titles = [ax.get_title() for ax in figure.axes]
+        assert titles == ["shared: 600 square pixels", "together: 3,200 - 600 = 2,600"]
+        assert all(covers(ax, np.array([[0, 0, 60, 50]])) for ax in figure.axes)
+        left, right = (extents([p for p in ax.patches if p.get_fill()]) for ax in figure.axes)
+        assert left.tolist() == [[20, 10, 40, 40]]
+        assert sorted(right.tolist()) == [[0, 0, 40, 40], [20, 10, 60, 50]]
+
+
+def test_boxes_that_are_apart_share_nothing(closed):
+    a, b = torch.tensor([0.0, 0.0, 10.0, 10.0]), torch.tensor([20.0, 20.0, 30.0, 30.0])
+    left, right = overlap_figure(a, b).axes
+    assert left.get_title() == "shared: 0 square pixels" and right.get_title().endswith("= 200")
+    assert not any(p.get_fill() for p in left.patches)
+
+
+def test_the_lines_of_the_shifts_begin_at_an_iou_of_one(closed):
+    shifts = torch.arange(-3.0, 4.0)
+    heat = torch.exp(-(shifts[:, None] ** 2) - 2 * shifts**2)  # steeper in x
+    figure = shifted_iou_figure(shifts, heat)
+    figure.canvas.draw()
+    lines = {line.get_label(): line.get_ydata() for line in figure.axes[1].lines}
+    np.testing.assert_allclose(lines["along one axis"], heat[3, 3:])
+    np.testing.assert_allclose(lines["along both"], heat.diagonal()[3:])
+
+
+@pytest.mark.parametrize("rounds", [[], [(1, [0, 2])], [(2, []), (1, [0])]])
+def test_every_round_of_nms_has_a_panel_with_all_boxes_in_their_state(closed, rounds):
+    boxes = torch.tensor([[1.0, 1, 9, 9], [2, 1, 9, 9], [20, 20, 30, 30]])
+    found = {"boxes": boxes, "scores": torch.tensor([0.5, 0.9, 0.4]), "labels": torch.arange(3)}
+    figure = nms_figure(torch.zeros(3, 40, 40, dtype=torch.uint8), found, rounds)
+    figure.canvas.draw()
+    assert len(figure.axes) == len(rounds) + 1 and figure.axes[0].get_title() == "before"
+    kept, gone = 0, 0
+    for ax, (best, deleted) in zip(figure.axes, [(None, []), *rounds]):
+        kept, gone = kept + (best is not None), gone + len(deleted)
+        styles = [p.get_linestyle() for p in ax.patches][1::2]  # each box has a white rim
+        assert styles.count("-") == kept and styles.count("--") == len(deleted)
+        assert styles.count(":") == 3 - kept - gone
+        assert len(ax.texts) == kept
+
+
+# ---------------------------------------------------------------- lecture 01
+
+
+def test_bands_name_their_limits(closed):
+    figure = bands_figure(np.array([0.0, 0.2, 0.95, 1.0]), {0.3: "one", 0.6: "two"})
+    (ax,) = figure.axes
+    assert [line.get_xdata()[0] for line in ax.lines] == [0.3, 0.6]
+    assert [text.get_text() for text in ax.texts] == ["one", "two"]
+    assert sum(bar.get_height() for bar in ax.patches) == 4
+    bands_figure(np.zeros(0), {0.5: "nothing"}).canvas.draw()
+
+
+def test_shifts_say_their_correlation(closed):
+    growth = np.linspace(-1, 1, 9)
+    figure = shift_figure({"edge": -growth, "centre": growth**2}, growth)
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles[0] == "correlation -1.00" and titles[1] in (
+        "correlation +0.00",
+        "correlation -0.00",
+    )
+
+
+def test_each_row_has_its_pictures_and_name(closed):
+    pictures = [(np.full((4 + i, 9, 3), 90, np.uint8), float(i)) for i in range(3)]
+    figure = top_regions_figure({"first": pictures, "second": pictures})
+    figure.canvas.draw()
+    assert [ax.get_title() for ax in figure.axes] == ["0.0", "1.0", "2.0"] * 2
+    assert texts_of(figure) == ["first", "second"]
+
+
+def test_scores_have_a_panel_for_each_class(closed):
+    overlaps, scores = np.random.RandomState(0).rand(2, 50, 3)
+    figure = scores_figure(overlaps, scores)
+    for c, ax in enumerate(figure.axes):
+        np.testing.assert_allclose(ax.lines[0].get_ydata(), scores[:, c])
+        np.testing.assert_allclose(ax.lines[0].get_xdata(), overlaps[:, c])
+    assert len(figure.axes) == 3
+
+
+def test_gains_are_means_by_the_overlap_before(closed):
+    before = np.array([0.52, 0.53, 0.97, 1.0])
+    figure = regression_figure(before, before + np.array([0.1, 0.3, -0.1, -0.3]))
+    heights = [bar.get_height() for bar in figure.axes[1].patches]
+    np.testing.assert_allclose(heights, [0.2] + [0] * 8 + [-0.2])
+    assert "0.755 before" in figure.axes[0].get_title()

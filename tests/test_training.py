@@ -257,7 +257,7 @@ def test_fit_is_the_loop_that_the_lectures_write_by_hand(steps, scale):
 
     other = Line().train()
     torch.manual_seed(7)
-    optimizer = torch.optim.AdamW(other.parameters(), lr=0.01, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(other.parameters(), lr=0.01, weight_decay=0.01, fused=True)
     warmup, losses = min(50, steps // 4), []
     for step, (x, y) in enumerate(pairs(steps, scale)):
         done = (step - warmup) / (steps - warmup)

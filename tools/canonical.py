@@ -140,7 +140,7 @@ def _light_png(encoded: str) -> str:
     if picture.mode == "P":
         return encoded
     light = io.BytesIO()
-    palette = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    palette = picture.convert("RGB").quantize(256, kmeans=1, dither=Image.Dither.NONE)
     palette.save(light, format="PNG", optimize=True)
     if light.tell() >= len(original):
         return encoded

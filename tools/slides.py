@@ -88,8 +88,9 @@ def _is_title(cell: NotebookNode) -> bool:
 def not_for_the_hall(notebook: NotebookNode) -> set[str]:
     """The ids of the cells that only a reader needs.
 
-    They are the set-up before the first section, rows for the table of claims, sliders, which are
-    dead on a slide, the checks and solutions of the exercises, and whatever is *Further*.
+    They are the set-up before the first section, but not its figure, rows for the table of claims,
+    sliders, which are dead on a slide, the checks and solutions of the exercises, and whatever is
+    *Further*.
     """
     found = {cell.id for cell in notebook.cells} - {cell.id for cell in for_the_room(notebook)}
     in_section = False
@@ -97,7 +98,8 @@ def not_for_the_hall(notebook: NotebookNode) -> set[str]:
         in_section |= cell.cell_type == "markdown" and cell.source.startswith("## ")
         if cell.cell_type == "code":
             tags = {"check", "solution"} & set(cell.metadata.get("tags", []))
-            if not in_section or tags or _is_only_bookkeeping(cell.source):
+            set_up = not in_section and "plt.show()" not in cell.source
+            if set_up or tags or _is_only_bookkeeping(cell.source):
                 found.add(cell.id)
     return found
 

@@ -89,40 +89,52 @@ q3 = Exercise(
     "with classes per box the reshape exists",
 )
 
-GAIN = 0.01  # AP
+GAIN = 0.015  # AP
 
 
 @functools.cache
-def _forms():
-    """Forms (100, S, S, B, 5 + C) of validation images, and the AP of the lesson's own reading."""
+def _trained():
+    """The lesson, its trained model, 100 validation images as input, and the AP it has on them."""
     lesson, data = lessons.load("05_yolo"), benchmark("val")
     lesson.DEVICE = pick_device()
     model = lesson.YOLODetector().to(lesson.DEVICE).eval()
     model.load_state_dict(load_weights("05_yolo", WEIGHTS))
+    images = detectors.to_input(data.images[:100], lesson.DEVICE)
     with torch.no_grad():
-        forms = model(detectors.to_input(data.images[:100], lesson.DEVICE)).cpu()
-    found = lesson.decode_predictions(forms, (128, 128))
-    return forms, coco_ap(found, data.targets[:100])["AP"]
+        return lesson, model, images, _ap(lesson, model(images))
 
 
-def _moves_the_ap(my_decode) -> str | None:
-    my_decode(torch.zeros(1, 16, 16, 2, 8), (128, 128))  # a stub is still to do: before the work
-    forms, before = _forms()
-    found = my_decode(forms.clone(), (128, 128))
-    after = coco_ap(found, benchmark("val").targets[: len(forms)])["AP"]
+def _ap(lesson, forms) -> float:
+    found = lesson.decode_predictions(forms.cpu(), (128, 128))
+    return coco_ap(found, benchmark("val").targets[: len(forms)])["AP"]
+
+
+def _moves_the_ap(ask_twice) -> str | None:
+    ask_twice(lambda images: torch.zeros(len(images), 16, 16, 2, 8), torch.zeros(1, 3, 128, 128))
+    lesson, model, images, before = _trained()  # after the call above: a stub costs no work
+    with torch.no_grad():
+        forms = ask_twice(model, images.clone())
+    if not isinstance(forms, torch.Tensor) or forms.shape[:3] != (len(images), 16, 16):
+        got = getattr(forms, "shape", type(forms).__name__)
+        return f"forms of shape (N, 16, 16, B, 8) are wanted, got {got}"
+    after = _ap(lesson, forms)
     if after >= before + GAIN:
         return None
-    return f"AP {after:.3f}; decode_predictions has {before:.3f}, {before + GAIN:.3f} is wanted"
+    said = f"AP {after:.3f}; asked once it is {before:.3f}, {before + GAIN:.3f} is wanted"
+    if after > before - 0.02:
+        return said
+    return (
+        f"{said}. Do the mirrored answers lie in the right cells? And which way does x run there?"
+    )
 
 
 q4 = Exercise(
     "yolo.q4",
-    "my_decode",
+    "ask_twice",
     _moves_the_ap,
     [
-        "The AP rewards the right order of all boxes, also of weak ones.",
-        "How many boxes does the threshold of 0.02 cut off? And which IoU should suppress?",
-        "Boxes that are suppressed are not worthless: average them with the winner, by score.",
+        "The forms of the mirrored image come in mirrored columns: turn that axis back.",
+        "x runs from the cell's left side, which was its right side in the mirror.",
     ],
-    "the same network, read better",
+    "two answers that err in different ways, and one mean",
 )
