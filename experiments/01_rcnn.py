@@ -27,6 +27,7 @@ STEPS = budget(cpu=lesson.CPU_STEPS)
 HELD_OUT = 300  # images to measure on
 READ = 100  # validation images whose regions are kept for the exercises
 CONTEXT = lesson.OURS["context"]
+CHANNELS = 320  # of a grid: EfficientNet-Lite0 before its last layer
 
 
 class Known:
@@ -153,10 +154,16 @@ def strict_classes(table):
     return np.where(own, table.overlaps.argmax(axis=1), labels)
 
 
+def examples_of_the_softmax(table, c):
+    """`strict_classes` for the SVM of class c: other classes' true boxes are negative, too."""
+    classes = strict_classes(table)
+    return np.where(classes < 0, -1, classes == c)
+
+
 class Softmax:
     """Logistic regression over the classes and background, trained as the SVMs are."""
 
-    def __init__(self, vectors, labels, seed, C=0.01):
+    def __init__(self, vectors, labels, seed, C):
         used = labels >= 0
         self.scaler = lesson.preprocessing.StandardScaler().fit(vectors[used])
         self.model = LogisticRegression(C=C, max_iter=500, random_state=seed)
@@ -177,7 +184,7 @@ class Variant:
     C: float = 0.01
     classifier: str = "svm"  # or "head", the layer of stage 1, or "softmax", with these labels:
     classes: object = strict_classes
-    regressor: str = "grids"  # or "vectors", "none"
+    regressor: str = "grids"  # or "vectors", "averaged grids", "none"
     alpha: float = 1000.0
     nms: float = 0.3
     order: str = "move, suppress"
@@ -198,19 +205,32 @@ VARIANTS = {
     "SVM, positives from 0.5": {"labels": overlap_above(0.5)},
     "SVM, negatives below 0.5": {"labels": negatives_below(0.5)},
     "SVM, negatives below 0.1": {"labels": negatives_below(0.1)},
+    "SVM, the softmax's examples": {"labels": examples_of_the_softmax},
     "SVM, C = 0.001": {"C": 0.001},
+    "SVM, C = 0.0001": {"C": 0.0001},
     "softmax, true boxes": {"classifier": "softmax"},
+    "softmax, C = 0.1": {"classifier": "softmax", "C": 0.1},
+    "softmax, C = 0.001": {"classifier": "softmax", "C": 0.001},
     "softmax, no stage 1": {"classifier": "softmax", "tuning": "none"},
     "softmax, positives from 0.5": {"classifier": "softmax", "classes": lesson.stage1_labels},
     "softmax of stage 1": {"classifier": "head"},
     "no regressor": {"regressor": "none"},
     **SWEEP,
+    "averaged grids, α = 100": {"regressor": "averaged grids", "alpha": 100.0},
+    "averaged grids, α = 1,000": {"regressor": "averaged grids"},
     "NMS at 0.1": {"nms": 0.1},
     "NMS at 0.5": {"nms": 0.5},
     "no NMS": {"nms": 1.0},
     "NMS before moving": {"order": "suppress, move"},
     "no context": {"context": 0.0},
 }
+
+
+def of_regressor(regressor, vectors, grids):
+    """What a regressor sees of N regions: vectors (N, 1280), grids (N, G), or the grids' means."""
+    if regressor == "averaged grids":
+        return grids.reshape(len(grids), CHANNELS, -1).mean(axis=2)
+    return vectors if regressor == "vectors" else grids
 
 
 class Detector(lesson.RCNN):
@@ -232,11 +252,11 @@ class Detector(lesson.RCNN):
                 vectors, self.full, variant.labels, variant.C, seed
             )
         elif variant.classifier == "softmax":
-            self.softmax = Softmax(vectors, variant.classes(self.full), seed)
+            self.softmax = Softmax(vectors, variant.classes(self.full), seed, variant.C)
         else:
             self.head = tuned(seed, variant.tuning, variant.context)[1].cpu()
         if variant.regressor != "none":
-            features = getattr(self.extractor, variant.regressor)
+            features = of_regressor(variant.regressor, vectors, self.extractor.grids)
             lesson.fit_regressors(self.bbox_regressors, features, self.full)
 
     def scores(self, vectors):
@@ -251,7 +271,7 @@ class Detector(lesson.RCNN):
     def read(self, boxes_xywh, rows, size=(128, 128)):
         """Detections in one image, every score included."""
         vectors, grids = self.extractor.features(rows)
-        features = vectors if self.variant.regressor == "vectors" else grids
+        features = of_regressor(self.variant.regressor, vectors, grids)
         scores = self.scores(vectors)
         region, label = np.nonzero(scores > -np.inf)
         boxes, score = boxes_xywh[region].astype(float), scores[region, label]

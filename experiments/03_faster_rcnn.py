@@ -11,7 +11,7 @@ from experiments.outcome import Outcome
 from helpers import detectors, lessons
 from helpers.proposals import benchmark_proposals, selective_search
 from helpers.shapes import benchmark
-from helpers.training import budget, pick_device, seed_everything
+from helpers.training import budget, pick_device
 
 LECTURE, MODEL = "03_faster_rcnn", "Faster R-CNN"
 lesson, fast = lessons.load(LECTURE), lessons.load("02_fast_rcnn")
@@ -75,11 +75,10 @@ VARIANTS = {
     "border anchors struck after": {"loss": BorderAfter},
     "no best-anchor rule": {"loss": ThresholdAlone},
     "k-means anchors": {"anchors": kmeans_anchors},
-    "alternating": {"alternating": True},
 }
 
 
-def train(seed: int, pool=None, searched=None, loss=None, anchors=None, alternating=False):
+def train(seed: int, pool=None, searched=None, loss=None, anchors=None):
     """The lesson's training of one variant, and what it finds on the held-out images."""
     if searched:
         return on_selective_search(seed, searched, pool and pool())
@@ -89,12 +88,10 @@ def train(seed: int, pool=None, searched=None, loss=None, anchors=None, alternat
         first = lesson.FirstStage(anchor_generator=anchors and anchors(), rpn_loss=rules)
         return lesson.FasterRCNN(first=first, pool=pool and pool())
 
-    how = in_turns if alternating else lesson.train_faster_rcnn
-    model, seconds = how(STEPS, seed, make)
-    seconds = getattr(seconds, "seconds", seconds)
+    model, history = lesson.train_faster_rcnn(STEPS, seed, make)
     _, found = detectors.evaluate(model, lesson.test_set, lesson.DEVICE)
     ms = detectors.ms_per_image(model, lesson.test_set.images[:30], lesson.DEVICE)
-    return outcome(model, found, seconds, ms)
+    return outcome(model, found, history.seconds, ms)
 
 
 def outcome(model: nn.Module, found, seconds: float, ms: float) -> Outcome:
@@ -132,46 +129,3 @@ def on_selective_search(seed: int, network: type, pool: nn.Module | None) -> Out
     found = fast.detect(model, images, fast.test_regions)
     ms = detectors.ms_per_image(search_and_detect, images[:30], lesson.DEVICE)
     return outcome(model, found, history.seconds, ms)
-
-
-def in_turns(steps: int, seed: int, make) -> tuple[nn.Module, float]:
-    """The paper's four steps, a quarter of `steps` each: RPN, head, RPN's layers, head's layers.
-
-    The second begins with a CNN of its own; from then on the two stages share that.
-    """
-    seed_everything(seed)
-    device = lesson.DEVICE
-    proposer, model = (make().to(device).to(memory_format=torch.channels_last) for _ in range(2))
-
-    def propose(net):
-        def losses(images, boxes, labels):
-            return net.first.losses(images, boxes)
-
-        return losses
-
-    def name(source):
-        def losses(images, boxes, labels):
-            with torch.no_grad():
-                _, anchors, *answers = source.first(images)
-                size, limits = images.shape[2:], {"k": 256, "top": 64}
-                proposals = lesson.decode_proposals(*answers, anchors, size, **limits)
-            return model.second_losses(model.first.backbone(images), proposals, boxes, labels)
-
-        return losses
-
-    turns = (
-        (proposer, propose(proposer), [proposer.first]),
-        (model, name(proposer), [model.first.backbone, model.pool, model.head]),
-        (model, propose(model), [model.first.rpn]),
-        (model, name(model), [model.head]),
-    )
-    seconds = 0.0
-    for turn, part in zip(turns, torch.arange(steps).chunk(4)):
-        net, losses, learning = turn
-        net.requires_grad_(False)
-        for module in learning:
-            module.requires_grad_(True)
-        batch_seed = 4 * seed + int(part[0] > 0)
-        data = detectors.augmented_batches(lesson.train_set, len(part), batch_seed, device)
-        seconds += lesson.training.fit(net, losses, data, len(part)).seconds
-    return model.eval(), seconds

@@ -621,12 +621,14 @@ def rcnn_figure() -> Figure:
         "N regions": Part("map", size=(3, 96, 96)),
         "trunk": Part("learnt"),
         "tail": Part("learnt"),
-        "SVMs": Part("learnt"),
         "Bounding\nBox\nRegressor": Part("learnt"),
         "apply_\nnms": Part("fixed"),
-        "stage1_\nlabels": Part("fixed", under=("tail", 1), training=True),
-        "svm_\nlabels": Part("fixed", under=("SVMs", 1), training=True),
-        "regression\ntargets": Part("fixed", under=("Bounding\nBox\nRegressor", 1), training=True),
+        "stage 1:\nstage1_labels": Part("fixed", under=("trunk", 1), training=True),
+        "SVMs:\n(N, K) scores": Part("learnt", under=("tail", 1)),
+        "stage 2:\nsvm_labels": Part("fixed", under=("tail", 2), training=True),
+        "stage 3:\nregression\ntargets": Part(
+            "fixed", under=("Bounding\nBox\nRegressor", 2), training=True
+        ),
     }
     arrows = {
         ("image", "Selective\nSearch\nProposals"): "",
@@ -634,12 +636,13 @@ def rcnn_figure() -> Figure:
         ("warp", "N regions"): "",
         ("N regions", "trunk"): "(N, 3, 96, 96)",
         ("trunk", "tail"): "(N, 192, 3, 3)",
-        ("tail", "SVMs"): "(N, 1280)",
-        ("SVMs", "Bounding\nBox\nRegressor"): "(N, K)",
-        ("Bounding\nBox\nRegressor", "apply_\nnms"): "(n, 4)",
-        ("stage1_\nlabels", "tail"): "stage 1",
-        ("svm_\nlabels", "SVMs"): "stage 2",
-        ("regression\ntargets", "Bounding\nBox\nRegressor"): "stage 3",
+        ("tail", "Bounding\nBox\nRegressor"): "grids (N, 2880)",
+        ("tail", "SVMs:\n(N, K) scores"): "vectors (N, 1280)",
+        ("Bounding\nBox\nRegressor", "apply_\nnms"): "boxes (n, 4)",
+        ("SVMs:\n(N, K) scores", "apply_\nnms"): "",
+        ("stage 1:\nstage1_labels", "tail"): "",
+        ("stage 2:\nsvm_labels", "SVMs:\n(N, K) scores"): "",
+        ("stage 3:\nregression\ntargets", "Bounding\nBox\nRegressor"): "",
     }
     return detector_figure(parts, arrows)
 
@@ -728,7 +731,7 @@ def fast_rcnn_figure() -> Figure:
         "read_\ndetections": Part("fixed"),
         "selective\nsearch": Part("fixed", under=("image", 1)),
         "regions\n(R, 4)": Part("fixed", under=("RoIPooling", 1)),
-        "sample_\nregions": Part("fixed", under=("pooled", 1), added=True, training=True),
+        "sample_\nregions,\nobjects": Part("fixed", under=("pooled", 1), added=True, training=True),
         "FastRCNN\nLoss": Part("fixed", under=("FastRCNN\nHead", 1), added=True, training=True),
     }
     arrows = {
@@ -740,9 +743,9 @@ def fast_rcnn_figure() -> Figure:
         ("FastRCNN\nHead", "read_\ndetections"): "(R, 4), (R, 16)",
         ("image", "selective\nsearch"): "",
         ("selective\nsearch", "regions\n(R, 4)"): "",
-        ("regions\n(R, 4)", "RoIPooling"): "",
-        ("regions\n(R, 4)", "sample_\nregions"): "",
-        ("sample_\nregions", "FastRCNN\nLoss"): "",
+        ("regions\n(R, 4)", "RoIPooling"): "in training:\nthe sample",
+        ("regions\n(R, 4)", "sample_\nregions,\nobjects"): "",
+        ("sample_\nregions,\nobjects", "FastRCNN\nLoss"): "",
         ("FastRCNN\nHead", "FastRCNN\nLoss"): "",
     }
     return detector_figure(parts, arrows)
@@ -817,24 +820,6 @@ def routing_figure(
     return figure
 
 
-def moves_figure(
-    images: Sequence[Tensor],
-    regions: Sequence[Tensor],
-    moved: Sequence[Tensor],
-    targets: Sequence[Mapping[str, Tensor]],
-) -> Figure:
-    """Images with objects (dashed), regions as proposed (grey) and as the head has moved them."""
-    figure, axes = plt.subplots(
-        1, len(images), figsize=(5 * len(images), 5.3), layout="constrained"
-    )
-    for ax, image, before, after, target in zip(axes, images, regions, moved, targets):
-        show_image(ax, image)
-        draw_boxes(ax, target["boxes"], colours="black", line_style="--")
-        draw_boxes(ax, before, colours="#777777")
-        draw_boxes(ax, after, colours=COLOURS[1])
-    return figure
-
-
 def evidence_figure(
     image: Tensor, regions: Sequence[Tensor], evidence: Sequence[Tensor], titles: Sequence[str]
 ) -> Figure:
@@ -867,8 +852,8 @@ def faster_rcnn_figure() -> Figure:
         "decode_\ndetections": Part("fixed"),
         "RPN": Part("learnt", under=("features", 1), added=True),
         "decode_\nproposals": Part("fixed", under=("RoIAlign", 1), added=True),
-        "RPNLoss": Part("fixed", under=("features", 2), added=True, training=True),
-        "sample_\nregions": Part("fixed", under=("RoIAlign", 2), training=True),
+        "RPNLoss,\ntrue boxes": Part("fixed", under=("features", 2), added=True, training=True),
+        "sample_\nregions,\ntrue boxes": Part("fixed", under=("RoIAlign", 2), training=True),
         "head_cls +\nhead_box": Part("fixed", under=("FastRCNN\nHead", 2), training=True),
     }
     arrows = {
@@ -879,10 +864,10 @@ def faster_rcnn_figure() -> Figure:
         ("FastRCNN\nHead", "decode_\ndetections"): "(50, 4), (50, 4, 4)",
         ("features", "RPN"): "",
         ("RPN", "decode_\nproposals"): "(16, 16, 9), (16, 16, 36)",
-        ("decode_\nproposals", "RoIAlign"): "(50, 4)",
-        ("RPN", "RPNLoss"): "",
-        ("decode_\nproposals", "sample_\nregions"): "(64, 4)",
-        ("sample_\nregions", "head_cls +\nhead_box"): "(32,), (32, 4)",
+        ("decode_\nproposals", "RoIAlign"): "(50, 4), in training\nthe sample, (32, 4)",
+        ("RPN", "RPNLoss,\ntrue boxes"): "",
+        ("decode_\nproposals", "sample_\nregions,\ntrue boxes"): "(64, 4)",
+        ("sample_\nregions,\ntrue boxes", "head_cls +\nhead_box"): "",
         ("FastRCNN\nHead", "head_cls +\nhead_box"): "(32, 4), (32, 4, 4)",
     }
     return _label_over_arrows(detector_figure(parts, arrows))
@@ -922,14 +907,14 @@ def family_figure() -> Figure:
         image, once, features, head = (
             word + space for word in ("image", "CNN\nonce", "features", "head")
         )
-        source, pool = (search + space, "RoI pooling") if first else ("RPN", "RoIAlign")
+        source, pool = search + space if first else "RPN", "RoI pooling" + space
         under = search if first else crops  # below the image, or below the map that it reads
         parts |= {
             image: Part("map", under=("image", row), size=(3, 128, 128)),
             once: Part("learnt", under=(search, row), added=first),
             features: Part("map", under=(crops, row), size=(96, 16, 16), added=first),
             source: Part("fixed" if first else "learnt", (under, row + 0.85), added=not first),
-            pool: Part("fixed", under=(cnn, row + 0.85), added=True),
+            pool: Part("fixed", under=(cnn, row + 0.85), added=first),
             head: Part("learnt", under=(each, row + 0.85), added=first),
         }
         arrows |= {
@@ -1011,21 +996,4 @@ def roi_align_figure(
             ax.plot(px.ravel(), py.ravel(), "x", color=COLOURS[0], ms=9, mew=2.5)
         size = (roi[2] - roi[0], roi[3] - roi[1])
         ax.add_patch(plt.Rectangle(roi[:2], *size, fill=False, ec="black", lw=3, ls="--"))
-    return figure
-
-
-def time_bars_figure(milliseconds: Mapping[str, Sequence[float]], stages: Sequence[str]) -> Figure:
-    """One bar per entry, top to bottom, of its milliseconds by stage, with their sum beside it."""
-    height = 1.4 + 0.8 * len(milliseconds)
-    figure, ax = plt.subplots(figsize=(13.5, height), layout="constrained")
-    for row, spent in enumerate(milliseconds.values()):
-        for i, (ms, left) in enumerate(zip(spent, np.cumsum(spent) - spent)):
-            look = {"color": COLOURS[(1, 5, 4)[i % 3]], "hatch": ("", "//", "..")[i % 3]}
-            label = stages[i] if row == 0 else None
-            ax.barh(row, ms, left=left, label=label, edgecolor="white", **look)
-        ax.text(sum(spent), row, f"  {sum(spent):,.0f} ms", va="center", fontsize=14)
-    ax.set_yticks(range(len(milliseconds)), list(milliseconds))
-    ax.invert_yaxis()
-    ax.set(xlabel="milliseconds per image", xlim=(0, 1.12 * max(map(sum, milliseconds.values()))))
-    ax.legend(ncols=len(stages), loc="lower right")
     return figure

@@ -34,7 +34,6 @@ from helpers.figures import (
     shift_figure,
     shifted_iou_figure,
     sizes_figure,
-    time_bars_figure,
     top_regions_figure,
 )
 
@@ -352,15 +351,6 @@ def test_roi_align_is_drawn_beside_whole_cells(closed):
         extents(right.patches[:9])[[0, 8]].ravel()[[0, 1, 6, 7]], [1.3, 0.8, 6.4, 5.6]
     )
     assert len(right.lines[1].get_xdata()) == 36
-
-
-def test_time_bars_stand_on_each_other(closed):
-    figure = time_bars_figure({"a": (1.0, 2.0), "b": (0.5, 0.25)}, ("x", "y"))
-    figure.canvas.draw()
-    (ax,) = figure.axes
-    np.testing.assert_allclose([bar.get_width() for bar in ax.patches], [1, 2, 0.5, 0.25])
-    np.testing.assert_allclose([bar.get_x() for bar in ax.patches], [0, 1, 0, 0.5])
-    assert [t.get_text().strip() for t in ax.texts] == ["3 ms", "1 ms"]
 
 
 # ---------------------------------------------------------------- lecture 00
