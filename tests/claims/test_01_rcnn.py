@@ -105,11 +105,10 @@ def pixels(split, index):
     5,
     says="R-CNN came in 2014, a breakthrough that joined classical vision and deep features",
     verdict="true",
-    paper="53.7 against 35.1 mAP on VOC 2010 with the same proposals, section 2.4",
+    paper="50.2 against 35.1 mAP on VOC 2010 with the same proposals (53.7 with moved boxes), table 1",
 )
 def test_the_gain_of_the_features(lesson, measure):
-    gain = 53.7 / 35.1 - 1
-    assert gain > 0.3
+    gain = 50.2 / 35.1 - 1
     proposer = lesson.SelectiveSearchProposals()
     assert not isinstance(proposer, nn.Module)  # the classical half learns nothing
     measure(f"{gain:.0%} more mAP than hand-made features on the same boxes, by the paper")
@@ -225,6 +224,7 @@ def test_stage_1_has_all_classes(lesson, measure):
     head, _ = lesson.finetune(learner, torch.zeros(4, 192, 1, 1), np.arange(4), 3, steps=1)
     assert head.out_features == 3 + 1
     classes, binary = recorded("main"), recorded("stage 1: object or not")
+    assert binary < classes
     measure(f"K + 1 = 4 answers; AP {classes:.3f}, with object or not {binary:.3f}")
 
 
@@ -559,7 +559,7 @@ def test_what_our_classes_need(lesson, table, measure):
 def test_a_strong_ridge(lesson, measure):
     assert lesson.BoundingBoxRegressor().alpha == 1000
     weak, own, none = (recorded(v) for v in ("grids, α = 10", "main", "no regressor"))
-    assert own > none and own > weak - 0.01
+    assert own > none and own > weak
     measure(f"AP {none:.3f} without, {own:.3f} with alpha 1000, {weak:.3f} with 10")
 
 
@@ -626,7 +626,7 @@ def test_one_to_three(lesson, table, measure):
 )
 def test_without_fine_tuning(measure):
     own, without = recorded("main"), recorded("no stage 1")
-    assert without > 0.5
+    assert without > 0.5 and abs(own - without) < 0.03
     measure(f"AP {without:.3f}, with fine-tuning {own:.3f}; the paper: 46.2 and 54.2 mAP")
 
 
@@ -640,7 +640,7 @@ def test_without_fine_tuning(measure):
 )
 def test_looser_is_not_better(measure):
     own, loose = recorded("main"), recorded("SVM, positives from 0.3")
-    assert loose < own + 0.01
+    assert loose < own
     measure(f"AP {own:.3f} with true boxes, {loose:.3f} with all from IoU 0.3 on")
 
 
@@ -675,6 +675,7 @@ def test_passes_without_a_cache(lesson, table, measure):
 def test_another_svm(measure):
     assert LinearSVC().loss == "squared_hinge"
     own, papers = recorded("main"), recorded("SVM, C = 0.001")
+    assert abs(own - papers) > 0.01
     measure(f"squared hinge; AP {own:.3f}, with C = 0.001 {papers:.3f}")
 
 
