@@ -1,4 +1,4 @@
-"""Class-agnostic boxes made without learning: selective search (OpenCV) and sliding windows."""
+"""Class-agnostic boxes made without learning: selective search (OpenCV)."""
 
 import contextlib
 import hashlib
@@ -85,30 +85,3 @@ def _key(images: Tensor) -> str:
 
     settings = f"{cv2.__version__} {SCALE} {SIGMA} {MIN_SIDE} {tuple(images.shape)}"
     return hashlib.sha256(settings.encode() + images.numpy().tobytes()).hexdigest()
-
-
-def sliding_windows(
-    height: int,
-    width: int,
-    sides: tuple[float, ...] = (24, 40, 60),
-    aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
-    step: float = 0.5,
-) -> Tensor:
-    """Windows (N, 4) float xyxy inside an image of `height` x `width` pixels.
-
-    One window per side (the root of its area, in pixels), aspect ratio (height / width) and
-    position; `step` is a share of the window. Windows that do not fit are left out.
-    """
-    numbers = (height, width, step, *sides, *aspect_ratios)
-    if 0 in (len(sides), len(aspect_ratios)) or not all(0 < n < float("inf") for n in numbers):
-        got = f"{height}, {width}, {sides}, {aspect_ratios} and {step}"
-        raise ValueError(
-            f"height, width, sides, aspect_ratios and step must be positive, got {got}"
-        )
-    windows = []
-    for side, ratio in [(side, ratio) for side in sides for ratio in aspect_ratios]:
-        w, h = side / ratio**0.5, side * ratio**0.5
-        xs = np.arange(0, width - w + 1e-6, step * w)
-        ys = np.arange(0, height - h + 1e-6, step * h)
-        windows += [(x, y, x + w, y + h) for y in ys for x in xs]
-    return torch.tensor(windows, dtype=torch.float32).reshape(-1, 4)
