@@ -1,4 +1,4 @@
-"""Fast R-CNN: crops or one map, the images of a step, the box loss, the regions."""
+"""Fast R-CNN: crops or one map, the box loss, the regions."""
 
 from functools import partial
 from itertools import cycle
@@ -73,7 +73,6 @@ VARIANTS = {
     "main": {},
     "R-CNN's crops": {"network": CropsRCNN},
     "images twice as large": {"network": LargeFastRCNN},
-    "64 images, 8 regions": {"batch": 64, "count": 8},
     "a quarter objects": {"foreground": 0.25},
     "λ = 1": {"share": 1.0},
     "no box loss": {"network": StayingFastRCNN, "share": 0.0},

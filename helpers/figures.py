@@ -648,14 +648,15 @@ def rcnn_figure() -> Figure:
 
 
 def bands_figure(overlaps: np.ndarray, limits: Mapping[float, str]) -> Figure:
-    """How many proposals have which IoU (N,) with their best object, and what begins where."""
-    figure, ax = plt.subplots(figsize=(13.5, 2.7), layout="constrained")
+    """Proposals by their IoU (N,) with the best object; what begins where, and its share."""
+    figure, ax = plt.subplots(figsize=(13.5, 2.3), layout="constrained")
     counts, _, _ = ax.hist(overlaps, np.linspace(0, 1, 41), color="#BBBBBB", ec="white")
     top = 1.4 * max(counts.max(), 1)
     for row, (limit, text) in enumerate(limits.items()):
         ax.axvline(limit, color="black", lw=1.5, ls="--")
         look = {"fontsize": 14, "va": "center", "backgroundcolor": "white"}
-        ax.text(limit + 0.012, top * (0.92 - 0.13 * row), text, **look)
+        share = f"{text}: {(overlaps >= limit).mean():.0%}"
+        ax.text(limit + 0.012, top * (0.92 - 0.14 * row), share, **look)
     ax.set(xlabel="IoU of a proposal with its best object", ylabel="proposals", ylim=(0, top))
     return figure
 
