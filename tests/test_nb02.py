@@ -206,7 +206,7 @@ def test_the_loss_by_a_loop(nb, seed, n):
     labels, targets = torch.randint(4, (n,)), torch.randn(n, 4)
     parts = nb.FastRCNNLoss(3, lambda_bbox=2.0)(scores, deltas, labels, targets)
     box = what = 0.0
-    for s, d, label, target in zip(scores, deltas.view(n, 4, 4), labels.tolist(), targets):
+    for s, d, label, target in zip(scores, deltas.detach().view(n, 4, 4), labels.tolist(), targets):
         what = what - s.log_softmax(dim=0)[label] / n
         if label:
             box = box + 2 * F.smooth_l1_loss(d[label], target, reduction="sum") / n
