@@ -298,17 +298,15 @@ def test_a_missing_opencv_is_said_although_there_is_a_file(searched, tmp_path, m
 def test_the_committed_files_hold_what_selective_search_finds(split, tmp_path, monkeypatch):
     pixels = benchmark(split).images
     with np.load(COMMITTED / f"selective_search_{split}.npz", allow_pickle=False) as file:
-        same_opencv = str(file["key"]) == proposals._key(pixels)
         boxes = torch.from_numpy(file["boxes"]).float().split(file["counts"].tolist())
     assert len(boxes) == len(pixels)
     some = list(range(0, len(pixels), len(pixels) // 8))
     pairs = list(zip([boxes[i].tolist() for i in some], selective_search(pixels[some])))
     again = sum(box in found.tolist() for own, found in pairs for box in own)
     assert again >= 0.9 * sum(len(own) for own, _ in pairs)  # other versions differ in a few boxes
-    assert not same_opencv or all(own == found.tolist() for own, found in pairs)
     monkeypatch.setattr(proposals, "selective_search", lambda pixels: [torch.zeros(0, 4)] * 9)
-    used = len(benchmark_proposals(split, tmp_path)) == len(pixels)
-    assert used == same_opencv and used == (list(tmp_path.iterdir()) == [])
+    assert len(benchmark_proposals(split, tmp_path)) == len(pixels)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ones_own_file_comes_before_the_committed_one(searched, tmp_path, monkeypatch):
