@@ -653,10 +653,11 @@ def bands_figure(overlaps: np.ndarray, limits: Mapping[float, str]) -> Figure:
     counts, _, _ = ax.hist(overlaps, np.linspace(0, 1, 41), color="#BBBBBB", ec="white")
     top = 1.4 * max(counts.max(), 1)
     for row, (limit, text) in enumerate(limits.items()):
-        ax.axvline(limit, color="black", lw=1.5, ls="--")
-        look = {"fontsize": 14, "va": "center", "backgroundcolor": "white"}
+        height = 0.92 - 0.15 * row  # of the label, and of the line: none crosses another's label
+        ax.axvline(limit, ymax=height + 0.05, color="black", lw=1.5, ls="--")
         share = f"{text}: {(overlaps >= limit).mean():.0%}"
-        ax.text(limit + 0.012, top * (0.92 - 0.14 * row), share, **look)
+        look = {"fontsize": 14, "va": "center", "backgroundcolor": "white"}
+        ax.text(limit + 0.012, top * height, share, **look)
     ax.set(xlabel="IoU of a proposal with its best object", ylabel="proposals", ylim=(0, top))
     return figure
 
