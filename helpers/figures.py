@@ -655,7 +655,7 @@ def bands_figure(overlaps: np.ndarray, limits: Mapping[float, str]) -> Figure:
     for row, (limit, text) in enumerate(limits.items()):
         height = 0.92 - 0.15 * row  # of the label, and of the line: none crosses another's label
         ax.axvline(limit, ymax=height + 0.05, color="black", lw=1.5, ls="--")
-        share = f"{text}: {(overlaps >= limit).mean():.0%}"
+        share = f"{text}: {(overlaps >= limit).sum() / max(1, len(overlaps)):.0%}"
         look = {"fontsize": 14, "va": "center", "backgroundcolor": "white"}
         ax.text(limit + 0.012, top * height, share, **look)
     ax.set(xlabel="IoU of a proposal with its best object", ylabel="proposals", ylim=(0, top))

@@ -418,7 +418,7 @@ def test_bands_name_their_limits(closed):
     figure = bands_figure(np.array([0.0, 0.2, 0.95, 1.0]), {0.3: "one", 0.6: "two"})
     (ax,) = figure.axes
     assert [line.get_xdata()[0] for line in ax.lines] == [0.3, 0.6]
-    assert [text.get_text() for text in ax.texts] == ["one", "two"]
+    assert [text.get_text() for text in ax.texts] == ["one: 50%", "two: 50%"]
     assert sum(bar.get_height() for bar in ax.patches) == 4
     bands_figure(np.zeros(0), {0.5: "nothing"}).canvas.draw()
 
