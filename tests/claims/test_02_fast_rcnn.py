@@ -14,6 +14,7 @@ from claim import claim
 from shared import NASTY_BOXES, NOT_IN_THE_IMAGE, notebook_code
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models, ops
+from torchvision.models import vgg
 
 from helpers import photos, proposals
 from helpers.boxes import encode_boxes
@@ -222,7 +223,7 @@ def test_the_map_of_resnet(lesson, measure):
     "fast_rcnn",
     6,
     153,
-    says="the scale is the map's size through the image's, about 0.0625 for 14 cells, 224 pixels",
+    says="the scale between a map of 14 cells and an image of 224 pixels is about 0.0625",
     verdict="true",
 )
 def test_how_far_cells_are_apart(lesson, measure):
@@ -333,8 +334,8 @@ def test_boxes_beyond_the_image_and_without_area(lesson, measure):
         empty.append(1 - filled / 49)
     assert 0.3 < np.mean(empty) < 0.5
     measure(
-        f"of {len(NASTY_BOXES)} such boxes {len(crashed)} raise without guards (an empty bin), "
-        f"none with them; of the text's bins of ordinary boxes {np.mean(empty):.0%} are empty. A "
+        f"of {len(NASTY_BOXES)} boxes, beyond the image, without area or tiny, {len(crashed)} raise "
+        f"without guards (an empty bin), none with them; of the text's bins of ordinary boxes {np.mean(empty):.0%} are empty. A "
         "box outside of the image then reads cells of its border; ours gives 0"
     )
 
@@ -420,9 +421,9 @@ def test_the_output_has_an_axis_of_regions(lesson, measure):
 )
 def test_seven_is_what_vgg_leaves(measure):
     with torch.device("meta"):
-        vgg = models.vgg16(weights=None)
-        side = vgg.features(torch.empty(1, 3, 224, 224)).shape[-1]
-    assert side == 7 and vgg.classifier[0].in_features == 512 * 7 * 7
+        network = models.vgg16(weights=None)
+        side = network.features(torch.empty(1, 3, 224, 224)).shape[-1]
+    assert side == 7 and network.classifier[0].in_features == 512 * 7 * 7
     measure(f"VGG-16 ends in {side} × {side} cells, and its fc6 takes 512 × 7 × 7 numbers")
 
 
@@ -657,8 +658,8 @@ def test_joint_training_in_the_papers_numbers(measure):
     measure(
         f"only the paper's numbers: in stages, but with a shared map, {sppnet / fast:.1f} times "
         f"longer, so not all of R-CNN's {rcnn / fast:.1f} times is due to stages; "
-        f"{gains.min():.1f} to {gains.max():.1f} points, of which {better.min():.1f} to "
-        f"{better.max():.1f} the classes gain even if boxes stay"
+        f"{gains.min():.1f} to {gains.max():.1f} points more than in stages; the classes by "
+        f"themselves, boxes unmoved, gain {better.min():.1f} to {better.max():.1f} by it"
     )
 
 
@@ -722,7 +723,7 @@ def test_which_rate_is_faster_from_scratch(lesson, measure):
     assert all(max(path) == path[0] for path in paths.values())  # stable, both
     assert ends[0.01] < 0.6 * ends[0.001] < 0.6 * paths[0.001][0]
     measure(
-        f"from scratch, twelve steps on three of the text's images: the loss falls from "
+        "from scratch, twelve steps on three of the text's images: the loss falls from "
         f"{paths[0.001][0]:.1f} to {ends[0.001]:.1f}, with a rate of 0.01 to {ends[0.01]:.1f}, as "
         "steadily; no pretrained network was tried"
     )
@@ -871,7 +872,7 @@ def test_the_remaining_bill_on_one_processor(lesson, measure):
     small = search / (search + seconds(lambda: lesson.detect(model, image, [regions])))
     photo = torch.from_numpy(photos.photo("astronaut")).permute(2, 0, 1)[None]  # (1, 3, 512, 512)
     search = seconds(lambda: proposals.selective_search(photo), calls=1)
-    layers, part = models.vgg16(weights=None).features[:-1].eval(), photo[..., :256, :256].float()
+    layers, part = vgg.make_layers(vgg.cfgs["D"])[:-1], photo[..., :256, :256].float()
     network = 4 * seconds(lambda: layers(part))
     eighth, fc7 = torch.nn.Linear(512 * 49, 512), torch.nn.Linear(4096, 4096)
     network += 20 * 8 * seconds(lambda: eighth(torch.ones(100, 512 * 49)))  # fc6, 2,000 regions
@@ -879,8 +880,8 @@ def test_the_remaining_bill_on_one_processor(lesson, measure):
     large = search / (search + network)
     assert papers > 0.8 and small > 0.6 and large < 0.4
     measure(
-        f"{papers:.0%} of the time in the paper's table, on two devices; all on one CPU {small:.0%} "
-        f"beside our small network and {large:.0%} beside VGG-16 (512 px, 2,000 regions)"
+        f"{papers:.0%} of the time in the paper's table, on two devices; all on one CPU it is "
+        f"{small:.0%} beside our small network, {large:.0%} beside VGG-16 (512 px, 2,000 regions)"
     )
 
 
