@@ -334,9 +334,10 @@ def test_boxes_beyond_the_image_and_without_area(lesson, measure):
         empty.append(1 - filled / 49)
     assert 0.3 < np.mean(empty) < 0.5
     measure(
-        f"of {len(NASTY_BOXES)} boxes, beyond the image, without area or tiny, {len(crashed)} raise "
-        f"without guards (an empty bin), none with them; of the text's bins of ordinary boxes {np.mean(empty):.0%} are empty. A "
-        "box outside of the image then reads cells of its border; ours gives 0"
+        f"of {len(NASTY_BOXES)} boxes (beyond the image, without area, tiny) {len(crashed)} raise "
+        "without guards, by an empty bin, and none with them, but then a box outside of the image "
+        f"reads cells of its border; ours gives 0. Of ordinary boxes {np.mean(empty):.0%} of the "
+        "text's bins are empty, too"
     )
 
 
