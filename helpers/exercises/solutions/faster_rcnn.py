@@ -57,11 +57,11 @@ from helpers.boxes import decode_boxes
 
 
 def my_proposals(objectness, bbox_deltas, anchors, image_size):
-    """Four times as many, and near-copies are struck at a higher IoU only."""
+    """Six times as many, and near-copies are struck at a higher IoU only."""
     proposals = []
     for scores, deltas in zip(objectness.flatten(1), bbox_deltas.flatten(1)):
         scores, best = scores.topk(min(1000, len(anchors)))
         boxes = decode_boxes(deltas.view(-1, 4)[best], anchors[best])
         boxes = clip_boxes_to_image(boxes, image_size)
-        proposals.append(boxes[nms(boxes, scores, 0.8)[:200]])
+        proposals.append(boxes[nms(boxes, scores, 0.9)[:300]])
     return proposals
