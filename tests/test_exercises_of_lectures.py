@@ -232,8 +232,10 @@ SMALLEST = {
     "with a centre every 8 pixels it is at most 4 off each way": 86.4,
     "the IoU divides by the union, which is more than one square": 24.5,
     "that is the stride; at this size nearly nothing is shared": 8,
-    "a side of 30 pixels has an IoU of 0.60 there": 30,
-    "a number is needed, got str": "43",
+    "a side of 30 pixels has an IoU of 0.601 there, less than 0.7": 30,
+    "a side of 43.5 pixels has an IoU of 0.701 there, more than is asked for": 43.5,
+    "round up: at 43 pixels the IoU is 0.699, not yet 0.7": 43,
+    "a number is needed, got str": "43.24",
 }
 
 
@@ -513,7 +515,7 @@ def test_a_check_names_the_mistake(place, said):
 
 
 RIGHT = {
-    "faster_rcnn.q1": [43, 44, 43.2, np.float64(43.2)],
+    "faster_rcnn.q1": [43.24, 43.2, 43.3, 44, 44.0, np.float32(43.24), torch.tensor(43.24)],
     "faster_rcnn.q3": [faster_rcnn._torchvision, faster_rcnn._by_grid],
     "yolo.q1": [5915, 5915.0, np.int64(5915), torch.tensor(5915)],
     "yolo.q2": [
@@ -589,6 +591,17 @@ def texts_in(node):
         for n in inside
         if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in parts
     ]
+
+
+def test_the_worst_place_is_not_the_usual_one():
+    """Each training object against an anchor of its own size in the nearest cell centre."""
+    objects = torch.cat([t["boxes"] for t in benchmark("train").targets])
+    centre, size = (objects[:, :2] + objects[:, 2:]) / 2, objects[:, 2:] - objects[:, :2]
+    near = (centre / 8).floor().clamp(0, 15) * 8 + 4
+    fit = torch.cat([near - size / 2, near + size / 2], dim=1)
+    iou = torch.stack([box_iou(a[None], b[None])[0, 0] for a, b in zip(fit, objects)])
+    assert (iou >= 0.7).float().mean().item() == pytest.approx(faster_rcnn.FITTING, abs=0.005)
+    assert (size.amax(dim=1) < faster_rcnn.SIDE).float().mean() > 0.5  # although most are smaller
 
 
 # ---------------------------------------------------------------- the one that moves the AP

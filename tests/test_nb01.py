@@ -969,6 +969,6 @@ def test_the_diagram_names_the_classes_of_the_page(nb):
     words = {t.get_text().replace("\n", "") for t in figure.findobj(Text)}
     for name in ("SelectiveSearchProposals", "warp", "BoundingBoxRegressor", "apply_nms"):
         assert name in words and hasattr(nb, name)
-    for name in ("stage1_labels", "svm_labels"):
-        assert name in words and hasattr(nb, name)
+    for stage, name in enumerate(("stage1_labels", "svm_labels"), 1):
+        assert f"stage {stage}:{name}" in words and hasattr(nb, name)
     plt.close(figure)

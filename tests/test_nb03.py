@@ -164,7 +164,9 @@ def test_kmeans_finds_the_sizes_that_there_are(nb, count):
     torch.testing.assert_close(h, 2 * w)
 
 
-def test_anchors_are_drawn(nb, capsys):
+def test_anchors_are_drawn(nb, capsys, monkeypatch):
+    for name in ("visualize_base_anchors", "visualize_anchors_on_image"):  # as the page's cell does
+        monkeypatch.setattr(nb.AnchorGenerator, name, getattr(nb, name), raising=False)
     image = torch.zeros(3, 48, 80, dtype=torch.uint8)
     generator = nb.demo_anchor_properties(image, scales=(1, 2), stride=16)
     said = capsys.readouterr().out
@@ -450,13 +452,14 @@ def test_no_image_gives_nothing(nb):
 
 
 def rois_around(count, width, height, images=1, seed=0):
-    """RoIs (count, 5) in, around and outside images; some without area."""
+    """RoIs (count, 5) in, around and outside images, image by image; some without area."""
     g = torch.Generator().manual_seed(seed)
     corners = (torch.rand(count, 2, 2, generator=g) * 3 - 1) * torch.tensor([width, height])
     boxes = torch.cat([corners.amin(dim=1), corners.amax(dim=1)], dim=1)
     flat = torch.rand(count, generator=g) < 0.2
     boxes[flat, 2:] = boxes[flat, :2]
-    return torch.cat([torch.randint(0, images, (count, 1), generator=g).float(), boxes], dim=1)
+    numbers = torch.randint(0, images, (count, 1), generator=g).sort(dim=0).values
+    return torch.cat([numbers.float(), boxes], dim=1)
 
 
 @given(seed=SEEDS, images=st.integers(1, 3), rows=SIDES, columns=SIDES, count=st.integers(0, 9))
@@ -476,7 +479,7 @@ NASTY_ROIS = NASTY_BOXES | {"far away": [1e6, 1e6, 2e6, 3e6]}
 @pytest.mark.parametrize("kind", NASTY_ROIS)
 def test_roi_align_of_nasty_boxes_on_a_wide_map(nb, kind):
     features = torch.randn(2, 3, 8, 20) - 9  # away from 0, the value of a point outside
-    rois = torch.tensor([[1, *NASTY_ROIS[kind]], [0, *NASTY_ROIS[kind]]])
+    rois = torch.tensor([[0, *NASTY_ROIS[kind]], [1, *NASTY_ROIS[kind]]])
     pooled = nb.RoIAlign(spatial_scale=1 / 16)(features, rois)
     expected = roi_align(features, rois, 7, 1 / 16, 2, aligned=True)
     torch.testing.assert_close(pooled, expected, atol=1e-4, rtol=1e-4)
@@ -484,12 +487,35 @@ def test_roi_align_of_nasty_boxes_on_a_wide_map(nb, kind):
 
 
 def test_pooled_regions_keep_the_order_of_the_rois(nb):
-    features = torch.tensor([1.0, 2, 3]).view(3, 1, 1, 1).expand(3, 1, 8, 8)
-    rois = torch.tensor([[n, 8, 8, 40, 40] for n in (2.0, 0, 1, 0, 2)])
-    assert nb.RoIAlign()(features, rois).amax(dim=(1, 2, 3)).tolist() == pytest.approx(
-        [3, 1, 2, 1, 3]
+    """Every cell holds 100 times its image's number, and its column."""
+    numbers, columns = torch.arange(4.0).view(4, 1, 1, 1), torch.arange(8.0)
+    features = 100 * numbers + columns.expand(4, 1, 8, 8)
+    rois = torch.tensor(
+        [[n, 8 * x, 8, 8 * x + 8, 40] for n, x in ((0.0, 4), (0, 1), (2, 3), (2, 0), (3, 2))]
     )
+    read = nb.RoIAlign(1)(features, rois).flatten()
+    assert read.tolist() == pytest.approx([4, 1, 203, 200.125, 302])
     assert nb.with_index([TWO_SQUARES, NO_BOXES, TWO_SQUARES[:1]])[:, 0].tolist() == [0, 0, 2]
+
+
+@pytest.mark.parametrize("numbers", [(1, 0), (0, 1, 0), (0, 2, 1), (2, 2, 0)], ids=str)
+def test_rois_must_stand_image_by_image(nb, numbers):
+    features, rois = torch.randn(3, 2, 8, 8), torch.tensor([[n, 8.0, 8, 40, 40] for n in numbers])
+    with pytest.raises(ValueError, match="rois must stand image by image"):
+        nb.RoIAlign()(features, rois)
+    rois = rois[rois[:, 0].argsort()]
+    assert len(nb.RoIAlign()(features, rois)) == len(rois)
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_one_image_is_the_equation(nb, count):
+    """P = A_y F A_x^T for every region and every channel, on a map that is not square."""
+    feature, a_y, a_x = torch.randn(3, 5, 7), torch.randn(count, 2, 5), torch.randn(count, 2, 7)
+    pooled = nb.RoIAlign(2).one_image(feature, a_y, a_x)
+    assert pooled.shape == (count, 3, 2, 2)
+    for region, of_y, of_x in zip(pooled, a_y, a_x):
+        for found, channel in zip(region, feature):
+            torch.testing.assert_close(found, of_y @ channel @ of_x.T, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", OTHER_FLOATS, ids=str)
@@ -661,7 +687,11 @@ def test_the_second_losses_are_the_formulas(nb, monkeypatch):
     torch.testing.assert_close(losses["head_cls"], expected, atol=1e-4, rtol=1e-4)
     far = (deltas[rows, classes] - goals).abs()[classes > 0]
     each = torch.where(far < 1, far**2 / 2, far - 0.5)
-    torch.testing.assert_close(losses["head_box"], each.sum() / len(classes), atol=1e-4, rtol=1e-4)
+    expected = 2 * each.sum() / len(classes)  # the head's boxes count twice
+    torch.testing.assert_close(losses["head_box"], expected, atol=1e-4, rtol=1e-4)
+    monkeypatch.setattr(nb, "LAMBDA", 0.0)
+    again = model.second_losses(features, [random_boxes(40), random_boxes(3, 1)], boxes, labels)
+    assert again["head_box"] == 0 < again["head_cls"]
 
 
 def test_proposals_carry_no_gradient(nb):

@@ -1,5 +1,9 @@
 """The lecture text's section on Faster R-CNN, statement by statement: its lines 384 to 544."""
 
+import math
+import time
+from statistics import mean
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -7,19 +11,18 @@ import torch
 from claim import claim
 from shared import notebook_code
 from torch import nn
+from torchvision import models
 from torchvision.ops import box_iou
 
+from helpers import photos
 from helpers.detectors import to_input
+from helpers.evaluation import coco_ap
 from helpers.lessons import load
 from helpers.proposals import benchmark_proposals, selective_search
-from helpers.records import WEIGHTS, load_weights
+from helpers.records import EXPERIMENTS, WEIGHTS, load_weights, read_records
 from helpers.shapes import ShapesDataset, benchmark
 
 CPU = torch.device("cpu")
-# Ren et al. 2015, table 5: milliseconds on a K40 with VGG-16 (conv, proposals, regions, all).
-TABLE_5 = {"selective search": (146, 1510, 174, 1830), "RPN": (141, 10, 47, 198)}
-# Their table 2 and 3: mAP on VOC 2007 with VGG-16 and Fast R-CNN, by proposals.
-VOC = {"selective search, 2,000": 66.9, "RPN, 300, shared": 69.9}
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +66,84 @@ def share_with(anchors, boxes, iou=0.7):
 
 
 def receptive_field(layers):
-    """Width of what a unit behind (kernel, stride) layers sees."""
+    """Width of what a unit behind the convolutions and pools sees, and their stride."""
     width, step = 1, 1
-    for kernel, stride in layers:
+    for layer in layers:
+        if not isinstance(layer, (nn.Conv2d, nn.MaxPool2d)):
+            continue
+        kernel, stride = (np.max(size) for size in (layer.kernel_size, layer.stride))
         width, step = width + (kernel - 1) * step, step * stride
-    return width
+    return width, step
 
 
-VGG16 = [(3, 1)] * 2 + [(2, 2)] + [(3, 1)] * 2 + [(2, 2)] + ([(3, 1)] * 3 + [(2, 2)]) * 2
-VGG16 += [(3, 1)] * 3  # conv5_3, the map of Faster R-CNN
+def vgg16():
+    """The layers of VGG-16 up to conv5_3, whose map the paper reads; they hold no weights."""
+    with torch.device("meta"):
+        return list(models.vgg16().features)[:-1]
+
+
+def seconds(function, calls=3):
+    """Seconds that a call keeps the processor busy, the least of some calls."""
+    spent = []
+    for _ in range(calls):
+        start = time.process_time()
+        with torch.no_grad():
+            function()
+        spent.append(time.process_time() - start)
+    return min(spent)
+
+
+def recorded(variant, key="AP"):
+    """A measure of the lesson's full training, the mean of its seeds in data/experiments."""
+    rows, problems = read_records(EXPERIMENTS, ["03_faster_rcnn"])
+    assert not problems, problems
+    values = [row[key] for row in rows if row["variant"] == variant]
+    assert len(values) >= 3, f"{variant} needs three seeds, the record has {len(values)}"
+    return mean(values)
+
+
+# The detectors of this course after Faster R-CNN: a lesson, and a small one's boxes in images.
+DETECTORS = {
+    "RetinaNet": ("04_fpn_retinanet", lambda m, x: m.RetinaNet().eval().detect(x)),
+    "YOLO": ("05_yolo", lambda m, x: m.decode_predictions(m.YOLODetector().eval()(x), (128, 128))),
+    "SSD": ("06_ssd", lambda m, x: m.SSD().eval().detect(x)),
+    "FCOS": (
+        "07_fcos",
+        lambda m, x: m.decode_predictions(
+            m.FCOSDetector(channels=(8, 8, 8, 8), width=32, kernel=3).eval()(x), (128, 128)
+        ),
+    ),
+    "DETR": (
+        "08_detr",
+        lambda m, x: m.decode(
+            *m.DETR(dim=64, heads=4, hidden=64, depths=(1, 1)).eval()(x)[-1], (128, 128)
+        ),
+    ),
+}
+
+
+class AskedForTemplates(Exception):
+    """A detector wants to know where its anchors lie."""
+
+
+def templates_asked_for(*_, **__):
+    raise AskedForTemplates
+
+
+@torch.no_grad()
+def boxes_without_templates(name):
+    """Whether a detector finds boxes where no function is left that lays templates on a map."""
+    page, detect = DETECTORS[name]
+    lesson, images = load(page), torch.rand(2, 3, 128, 128)
+    assert [found["boxes"].shape[1] for found in detect(lesson, images)] == [4, 4]
+    with pytest.MonkeyPatch.context() as patch:
+        for function in ("grid_anchors", "default_boxes", "AnchorGeneratorTorch"):
+            patch.setattr(lesson, function, templates_asked_for, raising=False)
+        try:
+            found = detect(lesson, images)
+        except AskedForTemplates:
+            return False
+    return [one["boxes"].shape[1] for one in found] == [4, 4]
 
 
 # ---------------------------------------------------------------- the idea, lines 386 and 390
@@ -102,13 +174,12 @@ def test_no_gradient_passes_through_a_proposal(lesson, measure):
     verdict="contradicts",
 )
 def test_three_detectors_of_this_course_have_none(measure):
-    with_anchors = {}
-    for name in ("04_fpn_retinanet", "05_yolo", "06_ssd", "07_fcos", "08_detr"):
-        names = " ".join(vars(load(name))).lower()
-        with_anchors[name[3:]] = "anchor" in names.replace("best_anchor", "")
-    without = [name for name, has in with_anchors.items() if not has]
-    assert {"yolo", "detr"} <= set(without) and with_anchors["fpn_retinanet"]
-    measure(f"none in {', '.join(without)}; lines 936, 1124 and 1214 say so")
+    without = [name for name in DETECTORS if boxes_without_templates(name)]
+    assert without == ["YOLO", "FCOS", "DETR"]
+    measure(
+        f"of this course's five after it {', '.join(without)} find boxes without a template; of "
+        "the last two lines 936, 1124 and 1214 say so themselves"
+    )
 
 
 @claim(
@@ -117,21 +188,14 @@ def test_three_detectors_of_this_course_have_none(measure):
     390,
     says="selective search takes about 2 seconds per image",
     verdict="true",
-    paper="2 seconds in the introduction, 1.5 in table 5, for images of VOC",
+    paper="2 seconds in the introduction, 1.5 in table 5, for photographs of VOC",
 )
 def test_seconds_grow_with_the_image(measure):
-    import time
-
-    small = benchmark("test").images[:1]
-    large = nn.functional.interpolate(small.float(), (512, 512), mode="bilinear").byte()
-    spent = []
-    for image in (small, large):
-        start = time.process_time()
-        selective_search(image)
-        spent.append(time.process_time() - start)
-    assert spent[1] > 3 * spent[0] and 0.05 < spent[1] < 20
-    assert abs(TABLE_5["selective search"][1] / 1000 - 2) < 0.6
-    measure(f"{1000 * spent[0]:.0f} ms for 128 × 128 pixels, {spent[1]:.1f} s for 512 × 512")
+    large = torch.from_numpy(photos.photo("astronaut")).permute(2, 0, 1)[None]  # (1, 3, 512, 512)
+    small = nn.functional.interpolate(large.float(), (128, 128), mode="bilinear").byte()
+    spent = [seconds(lambda image=image: selective_search(image), 1) for image in (small, large)]
+    assert spent[1] > 8 * spent[0] and 0.4 < spent[1] < 10  # whatever the machine
+    measure(f"a photo of 512 × 512 pixels {spent[1]:.1f} s; of 128 × 128 {1000 * spent[0]:.0f} ms")
 
 
 # ---------------------------------------------------------------- templates, lines 398 to 428
@@ -276,7 +340,7 @@ def test_dense_in_place_is_not_dense_in_size(lesson, anchors, measure):
     plain = torch.cat([t["boxes"] for t in ShapesDataset(200, style="lecture").targets])
     shares = share_with(anchors, plain), share_with(anchors, squares(100, 200))
     in_pixels = share_with(lesson.AnchorGeneratorTorch((0.5, 1, 2))((14, 14)), plain)
-    assert max(shares[0], in_pixels) < 0.05 and shares[1] > 10 * shares[0]
+    assert shares[0] < in_pixels < 0.1 and shares[1] > 0.4
     measure(
         f"an anchor of IoU 0.7 have {shares[0]:.1%} of the shapes of 30 to 80 px, {shares[1]:.0%} "
         f"of 100 to 200; {in_pixels:.1%} with anchors of 8 to 32 px"
@@ -407,7 +471,8 @@ def test_the_start_of_the_rpn(lesson, measure):
     paper="a receptive field of 228 pixels with VGG-16, section 3.1",
 )
 def test_local_is_nearly_the_image(lesson, measure):
-    vgg = receptive_field([*VGG16, (3, 1)])
+    with torch.device("meta"):
+        vgg, _ = receptive_field([*vgg16(), lesson.RPN().conv])
     low, high = lesson.seen_by(lesson.FirstStage().eval(), cell=16)
     assert vgg == 228 and high - low + 1 == 79
     measure(
@@ -469,7 +534,13 @@ def test_objects_without_a_positive_anchor(lesson, anchors, measure):
             none[name].append(count == 0)
     shares = {name: torch.cat(empty).float().mean().item() for name, empty in none.items()}
     assert shares["0.7 alone"] > 0.95 and shares["with the best"] < 0.05
-    measure(f"by 0.7 alone {shares['0.7 alone']:.1%} of the text's shapes have no positive anchor")
+    ours, alone = recorded("main"), recorded("no best-anchor rule")
+    small = recorded("main", "AP_small") - recorded("no best-anchor rule", "AP_small")
+    assert ours - alone > 0.03 and small > ours - alone
+    measure(
+        f"by 0.7 alone {shares['0.7 alone']:.1%} of the text's shapes have no positive anchor; "
+        f"on our benchmark it reaches AP {alone:.2f}, with the best anchors {ours:.2f}"
+    )
 
 
 def benchmark_samples(lesson, images=50):
@@ -502,11 +573,32 @@ def test_the_sample_is_filled_up(lesson, measure):
     verdict="imprecise",
     paper="divided by 256 and by some 2,400 positions, the second times 10, equation 1",
 )
-def test_the_papers_weights_nearly_cancel(measure):
-    ours, paper = 1 / 256, 10 / 2400
-    assert abs(paper / ours - 1) < 0.1
+def test_one_divisor_and_a_weight(lesson, measure):
+    grid = lesson.AnchorGeneratorTorch((2, 4, 7), stride=8)((16, 16))
+    images = [target["boxes"] for target in benchmark("train").targets[:20]]
+
+    def weights(loss, boxes):
+        """What an anchor's score and a positive's delta weigh in the loss of an image."""
+        scores = torch.zeros(1, 16, 16, 9, requires_grad=True)  # slope of the cross-entropy: 1 / 2
+        deltas = torch.full((1, 16, 16, 36), 9.0, requires_grad=True)  # of smooth L1 far off: 1
+        loss(scores, deltas, grid, [boxes], (128, 128)).sum().backward()
+        return 2 * scores.grad.abs().max().item(), deltas.grad.abs().max().item()
+
+    found = {}
+    for loss in (lesson.RPNLoss(), lesson.FirstStage().rpn_loss):
+        each = torch.tensor([weights(loss, boxes) for boxes in images])
+        assert torch.allclose(each, each[:1])  # in all images, few positives in them or many
+        assert each[0, 0].item() == pytest.approx(1 / loss.batch_size)
+        found[loss.batch_size] = (each[0, 1] / each[0, 0]).item()
+    counts = [int((lesson.match_anchors(grid, boxes)[0] == 1).sum()) for boxes in images]
+    assert max(counts) > 3 * min(counts)  # which a mean over the positives would divide by
+    cells = math.ceil(600 / 16) * math.ceil(1000 / 16)  # of an image as the paper scales it
+    paper = 10 / cells * 256
+    assert found == pytest.approx({256: 1, 64: 3}) and abs(paper - found[256]) < 0.1
     measure(
-        f"10 / 2,400 is {paper * 256:.2f} / 256: nearly one divisor for both, which the text omits"
+        f"a positive's box weighs {paper:.2f} times its score in the paper (10 / {cells:,} against "
+        f"1 / 256), once with one divisor for both, three times in our training; an average over "
+        f"the positives, {min(counts)} to {max(counts)} in an image, would weigh each differently"
     )
 
 
@@ -533,11 +625,23 @@ def test_too_few_positives_for_balance(lesson, measure):
     verdict="contradicts",
     paper="Fast R-CNN is the second module, section 3",
 )
-def test_without_a_head_there_are_no_names(lesson, measure):
-    first = [name for name, _ in lesson.FirstStage().named_children()]
-    whole = [name for name, _ in lesson.FasterRCNN().named_children()]
-    assert first == ["backbone", "anchor_generator", "rpn"] and whole == ["first", "pool", "head"]
-    measure(f"{', '.join(first)} give boxes without names (line 522); {whole[-1]} is missing")
+def test_without_a_head_there_are_no_names(lesson, trained, measure, monkeypatch):
+    images, truth = benchmark("test").images[:60], benchmark("test").targets[:60]
+    monkeypatch.setattr(lesson, "model", trained, raising=False)
+    first = lesson.scored_proposals(images)
+    with torch.no_grad():
+        whole = trained(to_input(images, CPU))
+    where = coco_ap(first, lesson.nameless(truth))["AP"]
+    one_name = [
+        coco_ap([found | {"labels": found["labels"] + k} for found in first], truth)["AP"]
+        for k in range(3)
+    ]
+    with_head = coco_ap(whole, truth)["AP"]
+    assert max(one_name) < 0.2 and where > 0.4 and with_head > where + 0.05
+    measure(
+        f"its boxes have no names (line 522): AP {where:.2f} if none is asked for, "
+        f"{max(one_name):.2f} with the best name for all; {with_head:.2f} with a head"
+    )
 
 
 @claim(
@@ -551,9 +655,10 @@ def test_without_a_head_there_are_no_names(lesson, measure):
 def test_the_map_of_the_text(lesson, measure):
     net = lesson.SmallBackbone((64, 128, 256, 512), (2, 2, 2, 2)).eval()
     shape = tuple(net(torch.zeros(1, 3, 224, 224)).shape)
-    stride = np.prod([s for _, s in VGG16])
-    assert shape == (1, 512, 14, 14) and stride == 16
-    measure(f"224 × 224 pixels → {shape[1:]}")
+    layers = nn.Sequential(*vgg16())
+    theirs = tuple(layers(torch.zeros(1, 3, 224, 224, device="meta")).shape)
+    assert shape == theirs == (1, 512, 14, 14) and receptive_field(layers)[1] == 16
+    measure(f"224 × 224 pixels → {shape[1:]}, and so in VGG-16")
 
 
 @claim(
@@ -564,11 +669,12 @@ def test_the_map_of_the_text(lesson, measure):
     verdict="contradicts",
     paper="authors' code: 6,000 before NMS, of some 20,000",
 )
-def test_there_are_no_2000(anchors, measure):
-    scores = torch.randn(len(anchors))
+def test_there_are_no_2000(lesson, anchors, measure):
+    scores, still = torch.randn(1, 14, 14, 9), torch.zeros(1, 14, 14, 36)
     with pytest.raises(RuntimeError, match="out of range"):
-        scores.topk(2000)
-    assert len(scores.topk(min(2000, len(scores))).values) == 1764
+        scores.flatten(1)[0].topk(2000)
+    (boxes,) = lesson.decode_proposals(scores, still, anchors, (224, 224), 2000, 2000, iou=1.0)
+    assert len(anchors) == 1764 and boxes.shape == (1764, 4)
     measure("RuntimeError with the 1,764 anchors of line 412; min(k, N) is needed")
 
 
@@ -599,12 +705,29 @@ def test_without_nms_the_first_boxes_are_copies(lesson, trained, measure):
     32,
     518,
     says="a sigmoid makes probabilities of the scores, and the best are chosen",
-    verdict="true",
+    verdict="imprecise",
 )
-def test_a_sigmoid_keeps_the_order(measure):
-    scores = torch.randn(1764).double()
-    assert torch.equal(scores.topk(300).indices, scores.sigmoid().topk(300).indices)
-    measure("the same 300 anchors with the sigmoid and without")
+def test_probabilities_of_the_sample(lesson, trained, measure):
+    images, targets = benchmark("test").images[:60], benchmark("test").targets[:60]
+    with torch.no_grad():
+        _, grid, scores, deltas = trained.first(to_input(images, CPU))
+    chosen = [
+        lesson.decode_proposals(s, deltas, grid, (128, 128)) for s in (scores, scores.sigmoid())
+    ]
+    assert all(torch.equal(*pair) for pair in zip(*chosen))
+    loss, every, drawn = trained.first.rpn_loss, [], []
+    for p, target in zip(scores.flatten(1).sigmoid(), targets):
+        labels, _ = loss.assign_anchors(grid, target["boxes"], (128, 128))
+        judged, sample = labels >= 0, torch.cat(loss.sample(labels))
+        for found, anchors in ((every, judged), (drawn, sample)):
+            found.append(torch.stack([p[anchors], (labels[anchors] == 1).float()]))
+    every, drawn = (torch.cat(found, dim=1).mean(dim=1).tolist() for found in (every, drawn))
+    assert drawn[0] == pytest.approx(drawn[1], rel=0.4) and every[0] > 1.5 * every[1]
+    measure(
+        f"the same proposals with the sigmoid and without; its mean is right in a sample as drawn "
+        f"in training ({drawn[0]:.3f}, and {drawn[1]:.3f} say yes), but not among all anchors that "
+        f"have an answer ({every[0]:.4f} and {every[1]:.4f})"
+    )
 
 
 @claim(
@@ -662,14 +785,25 @@ def test_it_depends_on_the_boxes(lesson, anchors, measure):
     532,
     says="0.01 seconds for the RPN against 2 for selective search: 200 times faster",
     verdict="imprecise",
-    paper="10 ms are its own layers on a GPU; the detector goes from 1,830 to 198 ms, table 5",
+    paper="10 ms are its own layers on a GPU, the search's 1,510 a CPU; the detector goes from "
+    "1,830 to 198 ms, table 5",
 )
-def test_times_of_the_whole_detector(measure):
-    search, rpn = TABLE_5["selective search"], TABLE_5["RPN"]
-    assert sum(search[:3]) == search[3] and sum(rpn[:3]) == rpn[3]
-    factors = search[1] / rpn[1], search[3] / rpn[3]
-    assert factors[0] > 100 and 9 < factors[1] < 10
-    measure(f"in the paper's table {factors[0]:.0f} times for proposals, {factors[1]:.1f} for all")
+def test_times_of_the_whole_detector(lesson, trained, measure):
+    image, size = benchmark("test").images[:1], (128, 128)
+    x = to_input(image, CPU)
+    with torch.no_grad():
+        features, grid, *answers = trained.first(x)
+        proposals = lesson.decode_proposals(*answers, grid, size)
+    search = seconds(lambda: selective_search(image))
+    rpn = seconds(lambda: lesson.decode_proposals(*trained.first.rpn(features), grid, size), 9)
+    cnn = seconds(lambda: trained.first.backbone(x), 9)
+    head = seconds(lambda: trained.detect(features, proposals, size), 9)
+    alone, whole = search / rpn, (search + cnn + head) / (rpn + cnn + head)
+    assert alone > 10 and whole < alone / 2 and whole < 50
+    measure(
+        f"ours at 128 px, on one thread: {alone:.0f} times for the proposals beyond the CNN, "
+        f"{whole:.0f} times for the detector"
+    )
 
 
 @claim(
@@ -678,7 +812,8 @@ def test_times_of_the_whole_detector(measure):
     532,
     says="learnt proposals suit the detection task better",
     verdict="imprecise",
-    paper="69.9 mAP with 300 of the RPN's, 66.9 with 2,000 of selective search (VOC 2007)",
+    paper="68.5 mAP with 300 of the RPN's, 69.9 once the CNN is shared, 66.9 with 2,000 of "
+    "selective search, table 3 (VOC 2007)",
 )
 def test_more_objects_but_looser_boxes(lesson, trained, measure):
     images, targets = benchmark("test").images[:100], benchmark("test").targets[:100]
@@ -690,10 +825,12 @@ def test_more_objects_but_looser_boxes(lesson, trained, measure):
         for iou in (0.5, 0.9)
     }
     assert at[0.5][0] > at[0.5][1] and at[0.9][0] < at[0.9][1]
-    assert VOC["RPN, 300, shared"] > VOC["selective search, 2,000"]
+    ours, search = recorded("main"), recorded("selective search, RoIAlign")
+    assert search > ours + 0.01
     measure(
         f"at equal counts recall {at[0.5][0]:.2f} against {at[0.5][1]:.2f} at IoU 0.5, but "
-        f"{at[0.9][0]:.2f} against {at[0.9][1]:.2f} at 0.9"
+        f"{at[0.9][0]:.2f} against {at[0.9][1]:.2f} at 0.9; on flat shapes the detector has AP "
+        f"{ours:.2f} with them, {search:.2f} with the search's"
     )
 
 
@@ -720,7 +857,15 @@ def test_tall_objects_and_their_anchors(lesson, measure):
     verdict="imprecise",
 )
 def test_the_yolo_of_the_text_has_no_priors(measure):
-    yolo, ssd = load("05_yolo"), load("06_ssd")
-    assert not any("anchor" in name.lower() for name in vars(yolo) if name != "best_anchor")
-    assert hasattr(ssd, "SSD")
-    measure("YOLO has priors from version 2 on; the text's section teaches the first, without")
+    needs = [name for name in DETECTORS if not boxes_without_templates(name)]
+    assert needs == ["RetinaNet", "SSD"]
+    yolo, small = load("05_yolo"), torch.full((1, 3, 128, 128), 0.5)
+    starts = [yolo.YOLODetector(starts=sizes).eval() for sizes in ((0.1, 0.1), (0.5, 0.5))]
+    starts[1].load_state_dict(starts[0].state_dict())  # all of it: no size is kept elsewhere
+    with torch.no_grad():
+        one, other = (network(small) for network in starts)
+    assert torch.equal(one, other)
+    measure(
+        f"{' and '.join(needs)} lay templates. Of the text's YOLO, the first, every size is an "
+        "answer of the network; priors come with version 2. FCOS and DETR do without either"
+    )
