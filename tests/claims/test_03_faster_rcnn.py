@@ -194,7 +194,7 @@ def test_seconds_grow_with_the_image(measure):
     large = torch.from_numpy(photos.photo("astronaut")).permute(2, 0, 1)[None]  # (1, 3, 512, 512)
     small = nn.functional.interpolate(large.float(), (128, 128), mode="bilinear").byte()
     spent = [seconds(lambda image=image: selective_search(image), 1) for image in (small, large)]
-    assert spent[1] > 8 * spent[0] and 0.4 < spent[1] < 10  # whatever the machine
+    assert spent[1] > 4 * spent[0] and 0.4 < spent[1] < 10  # whatever the machine
     measure(f"a photo of 512 × 512 pixels {spent[1]:.1f} s; of 128 × 128 {1000 * spent[0]:.0f} ms")
 
 
@@ -596,9 +596,9 @@ def test_one_divisor_and_a_weight(lesson, measure):
     paper = 10 / cells * 256
     assert found == pytest.approx({256: 1, 64: 3}) and abs(paper - found[256]) < 0.1
     measure(
-        f"a positive's box weighs {paper:.2f} times its score in the paper (10 / {cells:,} against "
-        f"1 / 256), once with one divisor for both, three times in our training; an average over "
-        f"the positives, {min(counts)} to {max(counts)} in an image, would weigh each differently"
+        f"against its score, a positive's box weighs {paper:.2f} in the paper (10 / {cells:,} to "
+        f"1 / 256), 1 in our class as it stands, 3 in our training; an average over the positives, "
+        f"{min(counts)} to {max(counts)} in an image, would weigh each differently"
     )
 
 
