@@ -109,7 +109,8 @@ def accuracy(model, regions: list) -> dict[str, float]:
 
 def ms_per_image(model, regions: list | None, count: int = 30) -> float:
     """Milliseconds for one image, with its search; `regions`: where they cost no time."""
-    images, number = lesson.test_set.images[:count], cycle(range(count))
+    images = lesson.test_set.images[:count]
+    number = cycle(range(len(images)))
 
     def one(_):
         i = next(number)

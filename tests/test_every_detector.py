@@ -19,8 +19,8 @@ CLASSES = 3
 
 
 def fast_rcnn(nb, steps):
-    model, history = nb.train_fast_rcnn(steps, nb.SEED, regions=nb.REGIONS)
-    return model, history, nb.detect(model, nb.test_set.images, nb.REGIONS)
+    model, history = nb.train_fast_rcnn(steps, nb.SEED, regions=nb.SOME_REGIONS)
+    return model, history, nb.detect(model, nb.test_set.images, nb.SOME_REGIONS)
 
 
 def faster_rcnn(nb, steps):
@@ -142,7 +142,7 @@ def prepared(lesson, monkeypatch, images, device=CPU):
     """The notebook with these images as its benchmark, on `device`."""
     regions = torch.tensor([[0.0, 0, 128, 128], [10, 20, 40, 60], [64, 64, 65, 65]])
     values = {"DEVICE": device, "train_set": images, "test_set": images}
-    values["REGIONS"] = [regions] * len(images)
+    values["SOME_REGIONS"] = [regions] * len(images)
     values["pick_device"] = lambda: device
     for name, value in values.items():
         monkeypatch.setattr(lesson, name, value, raising=False)
