@@ -194,7 +194,7 @@ def test_seconds_grow_with_the_image(measure):
     large = torch.from_numpy(photos.photo("astronaut")).permute(2, 0, 1)[None]  # (1, 3, 512, 512)
     small = nn.functional.interpolate(large.float(), (128, 128), mode="bilinear").byte()
     spent = [seconds(lambda image=image: selective_search(image), 1) for image in (small, large)]
-    assert spent[1] > 4 * spent[0] and 0.4 < spent[1] < 10  # whatever the machine
+    assert spent[1] > 4 * spent[0]  # whatever the machine
     measure(f"a photo of 512 × 512 pixels {spent[1]:.1f} s; of 128 × 128 {1000 * spent[0]:.0f} ms")
 
 
