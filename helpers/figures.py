@@ -884,7 +884,7 @@ def _label_over_arrows(figure: Figure) -> Figure:
 
 
 def family_figure() -> Figure:
-    """R-CNN, Fast R-CNN and Faster R-CNN, one below the other."""
+    """The three detectors of lectures 01 to 03, one below the other."""
     search, crops, cnn, each = "selective search", "crops", "CNN\n2,000 times", "features of\neach"
     parts = {
         "image": Part("map", size=(3, 128, 128)),

@@ -1,5 +1,6 @@
 """The lecture text's section on R-CNN, statement by statement: its lines 5 to 135."""
 
+import functools
 import inspect
 import math
 from statistics import mean
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from claim import claim
-from shared import notebook_code
+from shared import notebook_code, recorded_mean
 from sklearn.svm import LinearSVC
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,7 +19,6 @@ from torchvision.ops import box_convert, box_iou
 
 from helpers.photos import photo
 from helpers.proposals import benchmark_proposals, selective_search_module
-from helpers.records import EXPERIMENTS, read_records
 from helpers.shapes import benchmark
 
 GREY = np.zeros((224, 224, 3), np.uint8)
@@ -60,13 +60,7 @@ def clusters():
     return rng.normal(0, 1, (90, 40)) + 3 * np.eye(3, 40)[labels], labels
 
 
-def recorded(variant, key="AP"):
-    """A measure of the lesson's full training, the mean of its seeds in data/experiments."""
-    rows, problems = read_records(EXPERIMENTS, ["01_rcnn"])
-    assert not problems, problems
-    values = [row[key] for row in rows if row["variant"] == variant]
-    assert len(values) >= 3, f"{variant} needs three seeds, the record has {len(values)}"
-    return mean(values)
+recorded = functools.partial(recorded_mean, "01_rcnn")
 
 
 def without_classifier(network):

@@ -1,8 +1,8 @@
 """The lecture text's section on Fast R-CNN, statement by statement: its lines 139 to 382."""
 
+import functools
 import inspect
 import math
-import time
 from statistics import mean
 
 import matplotlib.pyplot as plt
@@ -11,14 +11,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from claim import claim
-from shared import NASTY_BOXES, NOT_IN_THE_IMAGE, notebook_code
+from shared import NASTY_BOXES, NOT_IN_THE_IMAGE, cpu_seconds, notebook_code, recorded_mean
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models, ops
 from torchvision.models import vgg
 
 from helpers import photos, proposals
 from helpers.boxes import encode_boxes
-from helpers.records import EXPERIMENTS, read_records
 from helpers.shapes import benchmark
 
 # Girshick 2015, table 4, VGG-16: hours of training, seconds per image without proposals.
@@ -95,24 +94,7 @@ def objects(count):
     return list(zip(proposals.benchmark_proposals("test"), benchmark("test").targets))[:count]
 
 
-def recorded(variant, key):
-    """A measure of the lesson's full training, the mean of its seeds in data/experiments."""
-    rows, problems = read_records(EXPERIMENTS, ["02_fast_rcnn"])
-    assert not problems, problems
-    values = [row[key] for row in rows if row["variant"] == variant]
-    assert len(values) >= 3, f"{variant} needs three seeds, the record has {len(values)}"
-    return mean(values)
-
-
-def seconds(function, calls=2):
-    """Seconds that a call keeps the processor busy, the least of some calls."""
-    spent = []
-    for _ in range(calls):
-        start = time.process_time()
-        with torch.no_grad():
-            function()
-        spent.append(time.process_time() - start)
-    return min(spent)
+recorded = functools.partial(recorded_mean, "02_fast_rcnn")
 
 
 def passes(lesson, images, regions):
@@ -132,7 +114,7 @@ def passes(lesson, images, regions):
     "fast_rcnn",
     1,
     141,
-    says="Fast R-CNN (2015) is about the waste of running the CNN 2,000 times per image",
+    says="Fast R-CNN (2015) mends a waste: one CNN pass for each of 2,000 regions",
     verdict="true",
     paper="the same, section 1.1; SPPnet (2014) shared its maps before, section 1.2",
 )
@@ -645,7 +627,7 @@ def test_the_index_picks_the_true_class(measure):
     "fast_rcnn",
     27,
     338,
-    says="joint training is faster and often more accurate than separate stages",
+    says="training all at once takes less time than stages, and often gains accuracy",
     verdict="true",
     paper="25 hours (SPPnet, in stages) against 9.5, table 4; 2.5 to 2.9 points of mAP more than "
     "in stages, table 6",
@@ -869,15 +851,15 @@ def test_the_remaining_bill_on_one_processor(lesson, measure):
     papers = TABLE_5["proposals"] / 1830
     (regions, _), image = objects(6)[5], benchmark("test").images[5:6]
     model = lesson.FastRCNN().eval()
-    search = seconds(lambda: proposals.selective_search(image))
-    small = search / (search + seconds(lambda: lesson.detect(model, image, [regions])))
+    search = cpu_seconds(lambda: proposals.selective_search(image))
+    small = search / (search + cpu_seconds(lambda: lesson.detect(model, image, [regions])))
     photo = torch.from_numpy(photos.photo("astronaut")).permute(2, 0, 1)[None]  # (1, 3, 512, 512)
-    search = seconds(lambda: proposals.selective_search(photo), calls=1)
+    search = cpu_seconds(lambda: proposals.selective_search(photo), calls=1)
     layers, part = vgg.make_layers(vgg.cfgs["D"])[:-1], photo[..., :256, :256].float()
-    network = 4 * seconds(lambda: layers(part))
+    network = 4 * cpu_seconds(lambda: layers(part))
     eighth, fc7 = torch.nn.Linear(512 * 49, 512), torch.nn.Linear(4096, 4096)
-    network += 20 * 8 * seconds(lambda: eighth(torch.ones(100, 512 * 49)))  # fc6, 2,000 regions
-    network += 20 * seconds(lambda: fc7(torch.ones(100, 4096)))
+    network += 20 * 8 * cpu_seconds(lambda: eighth(torch.ones(100, 512 * 49)))  # fc6, 2,000 regions
+    network += 20 * cpu_seconds(lambda: fc7(torch.ones(100, 4096)))
     large = search / (search + network)
     assert papers > 0.8 and small > 0.6 and large < 0.4
     measure(

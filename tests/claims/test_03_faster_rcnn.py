@@ -1,15 +1,14 @@
 """The lecture text's section on Faster R-CNN, statement by statement: its lines 384 to 544."""
 
+import functools
 import math
-import time
-from statistics import mean
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from claim import claim
-from shared import notebook_code
+from shared import cpu_seconds, notebook_code, recorded_mean
 from torch import nn
 from torchvision import models
 from torchvision.ops import box_iou
@@ -19,7 +18,7 @@ from helpers.detectors import to_input
 from helpers.evaluation import coco_ap
 from helpers.lessons import load
 from helpers.proposals import benchmark_proposals, selective_search
-from helpers.records import EXPERIMENTS, WEIGHTS, load_weights, read_records
+from helpers.records import WEIGHTS, load_weights
 from helpers.shapes import ShapesDataset, benchmark
 
 CPU = torch.device("cpu")
@@ -82,24 +81,7 @@ def vgg16():
         return list(models.vgg16().features)[:-1]
 
 
-def seconds(function, calls=3):
-    """Seconds that a call keeps the processor busy, the least of some calls."""
-    spent = []
-    for _ in range(calls):
-        start = time.process_time()
-        with torch.no_grad():
-            function()
-        spent.append(time.process_time() - start)
-    return min(spent)
-
-
-def recorded(variant, key="AP"):
-    """A measure of the lesson's full training, the mean of its seeds in data/experiments."""
-    rows, problems = read_records(EXPERIMENTS, ["03_faster_rcnn"])
-    assert not problems, problems
-    values = [row[key] for row in rows if row["variant"] == variant]
-    assert len(values) >= 3, f"{variant} needs three seeds, the record has {len(values)}"
-    return mean(values)
+recorded = functools.partial(recorded_mean, "03_faster_rcnn")
 
 
 # The detectors of this course after Faster R-CNN: a lesson, and a small one's boxes in images.
@@ -193,7 +175,9 @@ def test_three_detectors_of_this_course_have_none(measure):
 def test_seconds_grow_with_the_image(measure):
     large = torch.from_numpy(photos.photo("astronaut")).permute(2, 0, 1)[None]  # (1, 3, 512, 512)
     small = nn.functional.interpolate(large.float(), (128, 128), mode="bilinear").byte()
-    spent = [seconds(lambda image=image: selective_search(image), 1) for image in (small, large)]
+    spent = [
+        cpu_seconds(lambda image=image: selective_search(image), 1) for image in (small, large)
+    ]
     assert spent[1] > 4 * spent[0]  # whatever the machine
     measure(f"a photo of 512 × 512 pixels {spent[1]:.1f} s; of 128 × 128 {1000 * spent[0]:.0f} ms")
 
@@ -794,10 +778,10 @@ def test_times_of_the_whole_detector(lesson, trained, measure):
     with torch.no_grad():
         features, grid, *answers = trained.first(x)
         proposals = lesson.decode_proposals(*answers, grid, size)
-    search = seconds(lambda: selective_search(image))
-    rpn = seconds(lambda: lesson.decode_proposals(*trained.first.rpn(features), grid, size), 9)
-    cnn = seconds(lambda: trained.first.backbone(x), 9)
-    head = seconds(lambda: trained.detect(features, proposals, size), 9)
+    search = cpu_seconds(lambda: selective_search(image))
+    rpn = cpu_seconds(lambda: lesson.decode_proposals(*trained.first.rpn(features), grid, size), 9)
+    cnn = cpu_seconds(lambda: trained.first.backbone(x), 9)
+    head = cpu_seconds(lambda: trained.detect(features, proposals, size), 9)
     alone, whole = search / rpn, (search + cnn + head) / (rpn + cnn + head)
     assert alone > 10 and whole < alone / 2 and whole < 50
     measure(
