@@ -1,8 +1,8 @@
-"""Boxes: IoU, GIoU, formats, clipping, and the deltas that regressors learn.
+"""Boxes: IoU, clipping, and the deltas that regressors learn.
 
-Boxes are tensors of shape (N, 4) in pixels, `xyxy` (left, top, right, bottom) unless a name says
-otherwise. Half precision and whole numbers are computed, and come back, in float32; two arguments
-of different precision in the higher one.
+Boxes are tensors of shape (N, 4) in pixels, `xyxy` (left, top, right, bottom). Half precision and
+whole numbers are computed, and come back, in float32; two arguments of different precision in the
+higher one.
 """
 
 import math
@@ -17,12 +17,11 @@ MAX_SIZE_DELTA = math.log(1000 / 16)
 Weights = tuple[float, float, float, float]
 
 
-def check_boxes(boxes: Tensor, name: str = "boxes", xyxy: bool = True) -> Tensor:
-    """Return finite `boxes` (N, 4), ordered where they are `xyxy`, in float32 or float64."""
+def check_boxes(boxes: Tensor, name: str = "boxes") -> Tensor:
+    """Return finite, ordered `boxes` (N, 4) in float32 or float64."""
     boxes = _check_rows(boxes, name)
-    expected = "x1 <= x2 and y1 <= y2" if xyxy else "width and height >= 0"
-    bad = boxes[:, 2:] < (boxes[:, :2] if xyxy else 0)  # (N, 2)
-    refuse_rows(bad, boxes, f"{name} must have {expected}")
+    bad = boxes[:, 2:] < boxes[:, :2]  # (N, 2)
+    refuse_rows(bad, boxes, f"{name} must have x1 <= x2 and y1 <= y2")
     return boxes
 
 
@@ -87,43 +86,6 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
     """
     a, b = _in_common(check_boxes(a, "a"), check_boxes(b, "b"))
     return _ratio(*_intersection_and_union(a, b))
-
-
-def box_giou(a: Tensor, b: Tensor) -> Tensor:
-    """Generalised IoU (N, M) in (-1, 1] (Rezatofighi et al. 2019, algorithm 1).
-
-    Where the enclosing box has no area, GIoU falls back to IoU (which is then 0).
-    """
-    a, b = _in_common(check_boxes(a, "a"), check_boxes(b, "b"))
-    intersection, union = _intersection_and_union(a, b)
-    top_left = torch.minimum(a[:, None, :2], b[None, :, :2])  # (N, M, 2)
-    bottom_right = torch.maximum(a[:, None, 2:], b[None, :, 2:])  # (N, M, 2)
-    hull = (bottom_right - top_left).prod(dim=2)  # (N, M)
-    return _ratio(intersection, union) - _ratio(hull - union, hull)
-
-
-def xyxy_to_xywh(boxes: Tensor) -> Tensor:
-    """(left, top, right, bottom) to (left, top, width, height), both (N, 4)."""
-    boxes = check_boxes(boxes)
-    return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1)  # (N, 4)
-
-
-def xywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """(left, top, width, height) to (left, top, right, bottom), both (N, 4)."""
-    boxes = check_boxes(boxes, xyxy=False)
-    return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)  # (N, 4)
-
-
-def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """(left, top, right, bottom) to (centre x, centre y, width, height), both (N, 4)."""
-    boxes = check_boxes(boxes)
-    return torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], dim=1)
-
-
-def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """(centre x, centre y, width, height) to (left, top, right, bottom), both (N, 4)."""
-    boxes = check_boxes(boxes, xyxy=False)
-    return torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], dim=1)
 
 
 def clip_boxes(boxes: Tensor, height: float, width: float) -> Tensor:

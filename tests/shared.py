@@ -5,15 +5,18 @@ import copy
 import importlib.util
 import math
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from helpers.lessons import load, read
+from helpers.records import EXPERIMENTS, read_records
 from helpers.shapes import ShapesDataset
 
 # Seconds that a program may take: for what hangs, not for a machine that is slow or busy.
@@ -145,3 +148,23 @@ def browser_programs() -> tuple[str, str]:
         if path is None:
             raise LookupError(f"there is no {name} on the PATH")
     return browser, driver
+
+
+def recorded_mean(lecture: str, variant: str, key: str = "AP") -> float:
+    """A measure of a lecture's full training, the mean of its seeds in data/experiments."""
+    rows, problems = read_records(EXPERIMENTS, [lecture])
+    assert not problems, problems
+    values = [row[key] for row in rows if row["variant"] == variant]
+    assert len(values) >= 3, f"{variant} needs three seeds, the record has {len(values)}"
+    return mean(values)
+
+
+def cpu_seconds(function, calls: int = 2) -> float:
+    """Seconds that a call keeps the processor busy, the least of some calls."""
+    spent = []
+    for _ in range(calls):
+        start = time.process_time()
+        with torch.no_grad():
+            function()
+        spent.append(time.process_time() - start)
+    return min(spent)

@@ -141,11 +141,6 @@ CASES = {
         "one": (lambda: boxes.refuse_rows(LABEL == 0, LABEL, "no zero"), "no zero, row 0 is 0"),
     },
     "boxes.box_iou": with_boxes(boxes.box_iou, BOX, name="a"),
-    "boxes.box_giou": with_boxes(boxes.box_giou, BOX, name="a"),
-    "boxes.xyxy_to_xywh": with_boxes(boxes.xyxy_to_xywh),
-    "boxes.xywh_to_xyxy": with_boxes(boxes.xywh_to_xyxy, ordered=False),
-    "boxes.xyxy_to_cxcywh": with_boxes(boxes.xyxy_to_cxcywh),
-    "boxes.cxcywh_to_xyxy": with_boxes(boxes.cxcywh_to_xyxy, ordered=False),
     "boxes.clip_boxes": with_boxes(boxes.clip_boxes, 8, 8)
     | {"size": (lambda: boxes.clip_boxes(BOX, 0, 8), "height and width must be positive")},
     "boxes.encode_boxes": with_boxes(boxes.encode_boxes, BOX)
@@ -396,10 +391,6 @@ CASES = {
             lambda: proposals.benchmark_proposals("dev"),
             "split must be one of .* got 'dev'",
         ),
-    },
-    "proposals.sliding_windows": {
-        "step": (lambda: proposals.sliding_windows(8, 8, step=0), "must be positive, got 8, 8"),
-        "no side": (lambda: proposals.sliding_windows(8, 8, sides=()), r"sides.* got 8, 8, \(\)"),
     },
     "records.make_row": {
         "no number": (lambda: row(metrics={"AP": "high"}), "AP: 'high' is not of type 'number'"),

@@ -11,15 +11,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from shared import NONSENSE, imported_exercises, notebook_code, raising
-from torchvision.ops import batched_nms, box_iou, nms
+from torchvision.ops import batched_nms, box_convert, box_iou, nms
 
 from helpers import lessons, records
 from helpers.detectors import to_input
 from helpers.evaluation import coco_ap
-from helpers.exercises import boxes, yolo
+from helpers.exercises import boxes, faster_rcnn, rcnn, yolo
 from helpers.exercises import exercise as frame
 from helpers.exercises.exercise import TO_DO, Exercise
+from helpers.proposals import benchmark_proposals
 from helpers.shapes import benchmark
 
 FRAME = {"__init__", "exercise"}
@@ -225,7 +227,183 @@ SPLIT = {
     "places, first at": lambda out, b: out.unflatten(-1, (b, -1)).transpose(1, 2),
     "(2, 3, 3, 2, 8), got (2, 3, 3, 1, 16)": lambda out, b: out.unflatten(-1, (b - 1, -1)),
 }
-MISTAKES = {"yolo.q1": NUMBERS, "yolo.q2": ANCHORS, "yolo.q3": SPLIT}
+SMALLEST = {
+    "it is off both ways: across and down": 22.7,
+    "with a centre every 8 pixels it is at most 4 off each way": 86.4,
+    "the IoU divides by the union, which is more than one square": 24.5,
+    "that is the stride; at this size nearly nothing is shared": 8,
+    "a side of 30 pixels has an IoU of 0.601 there, less than 0.7": 30,
+    "a side of 43.5 pixels has an IoU of 0.701 there, more than is asked for": 43.5,
+    "round up: at 43 pixels the IoU is 0.699, not yet 0.7": 43,
+    "a number is needed, got str": "43.24",
+}
+
+
+def anchors_of(stride, templates):
+    """The anchors (324, 4) of the grid that the check lays."""
+    x, y = (torch.arange(n) * stride + stride / 2 for n in reversed(faster_rcnn.GRID))
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    return (torch.stack([x, y, x, y], dim=-1)[:, :, None] + templates).reshape(-1, 4)
+
+
+def labels_without(**rules):
+    def grid_labels(size, stride, templates, boxes, image):
+        labels = faster_rcnn._labels(anchors_of(stride, templates), boxes, **rules)
+        return labels.view(*size, len(templates))
+
+    return grid_labels
+
+
+def half_as_background(size, stride, templates, boxes, image):
+    anchors = anchors_of(stride, templates)
+    labels = faster_rcnn._labels(anchors, boxes)
+    inside = ((anchors >= 0) & (anchors <= torch.tensor([*image[::-1]] * 2))).all(dim=1)
+    return torch.where((labels == -1) & inside, 0, labels).view(*size, len(templates))
+
+
+GRID_LABELS = {
+    "strike the anchors at the border first": labels_without(first=False, after=True),
+    "anchors that cross the border must be ignored": labels_without(first=False),
+    "the best anchor of each object says yes, too": labels_without(best=False),
+    "all anchors that share the best IoU of an object say yes": labels_without(ties=False),
+    "between 0.3 and 0.7 an anchor is ignored, it is no background": half_as_background,
+    "must have shape (6, 9, 6), got (324,)": lambda size, stride, templates, boxes, image: (
+        faster_rcnn._labels(anchors_of(stride, templates), boxes)
+    ),
+    "places, first at": lambda size, stride, templates, *_: torch.ones(
+        *size, len(templates)
+    ).long(),
+}
+ALIGN = {
+    "rows and columns are swapped": lambda f, r: faster_rcnn._torchvision(f, r).transpose(2, 3),
+    "the image of each box is its first number": lambda f, r: faster_rcnn._torchvision(
+        f, r * torch.tensor([0.0, 1, 1, 1, 1])
+    ),
+    "the centre of cell 0 lies at 0.5": lambda f, r: faster_rcnn._torchvision(f, r, aligned=False),
+    "one point per bin is too few": lambda f, r: faster_rcnn._torchvision(f, r, samples=1),
+    "with align_corners=True": lambda f, r: faster_rcnn._by_grid(f, r, corners=True),
+    "the map continues as it ends": lambda f, r: faster_rcnn._by_grid(f, r, padding="zeros"),
+    "must have shape (3, 3, 7, 7), got (2, 3, 8, 12)": lambda f, r: f,
+    "places, first at": lambda f, r: torch.zeros(3, 3, 7, 7),
+}
+MISTAKES = {
+    **{"yolo.q1": NUMBERS, "yolo.q2": ANCHORS, "yolo.q3": SPLIT},
+    **{"faster_rcnn.q1": SMALLEST, "faster_rcnn.q2": GRID_LABELS, "faster_rcnn.q3": ALIGN},
+}
+
+
+def backward(of):
+    """`of` the winners (C, n) as a mask, the values (C, n) and the gradient (C, 1)."""
+
+    def max_backward(values, gradient):
+        wins = F.one_hot(values.argmax(dim=1), values.shape[1])
+        return of(wins, values, gradient[:, None]).float()
+
+    return max_backward
+
+
+WINNERS = {
+    "all 49 bins of a region read the same cell": 1,
+    "what regions send back adds up": 49,
+    "7 × 7 bins, not 7": 14,
+    "Count the bins that this cell wins": 50,
+    "a number is needed, got str": "many",
+}
+BACKWARD = {
+    "that is mean pooling": backward(lambda w, v, g: g.expand_as(v) / v.shape[1]),
+    "every cell gets the whole gradient": backward(lambda w, v, g: g.expand_as(v)),
+    "not its value times the gradient": backward(lambda w, v, g: w * v * g),
+    "the gradient of its channel, not 1": backward(lambda w, v, g: w),
+    "one winner for each channel": backward(lambda w, v, g: (v == v.max()) * g),
+    "one of them wins and gets all": backward(lambda w, v, g: (v == v.amax(1, True)) * g),
+    "must have shape (3, 3), got (3,)": lambda values, gradient: gradient,
+    "places, first at": backward(lambda w, v, g: 2 * w * g),
+}
+
+
+def box_loss(of):
+    """`of` the errors (N, K + 1), the labels (N,) and the row numbers (N,)."""
+
+    def loss(deltas, labels, targets):
+        table = (deltas.view(len(labels), -1, 4) - targets[:, None]).abs().sum(dim=2)
+        return of(table, labels, torch.arange(len(labels)))
+
+    return loss
+
+
+LOSSES = {
+    "background has no box": box_loss(lambda t, k, n: t[n, k].sum() / len(k)),
+    "not by those with an object": box_loss(lambda t, k, n: t[n, k][k > 0].mean()),
+    "divide by the number of regions": box_loss(lambda t, k, n: t[n, k][k > 0].sum()),
+    "only the true class's four": box_loss(lambda t, k, n: t[k > 0].sum() / len(k)),
+    "shifted by one": box_loss(lambda t, k, n: t[n, k - 1][k > 0].sum() / len(k)),
+    "one number is needed, got shape (5,)": box_loss(lambda t, k, n: t[n, k]),
+    "the loss differs": box_loss(lambda t, k, n: t.sum()),
+}
+MISTAKES |= {"fast_rcnn.q1": WINNERS, "fast_rcnn.q2": BACKWARD, "fast_rcnn.q3": LOSSES}
+SURVIVORS = {
+    "nothing is suppressed? The IoU of A and B is above 0.3": "ABCD",
+    "what is suppressed suppresses nothing any more: who is left to remove C?": "AD",
+    "D is a square: a triangle never suppresses it": ["C", "A"],
+    "only boxes of A's class that overlap A go": "a",
+    "B overlaps A by more than 0.3": ("A", "B", "D"),
+    "B overlaps A by more than 0.3, and D is of another class": "ABC",
+    "Take A first, strike what it suppresses, and repeat": "BC",
+    "letters are needed, such as 'AB', got int": 3,
+}
+
+
+def strict(overlaps, is_truth, background=2, ignored=-1, below=np.less, least=np.max, own=None):
+    """The SVMs' labels for a softmax, with what a mistake exchanges."""
+    own = is_truth if own is None else own(overlaps)
+    no_object = np.where(below(least(overlaps, axis=1), 0.3), background, ignored)
+    return np.where(own, overlaps.argmax(axis=1), no_object)
+
+
+STRICT = {
+    "background is K, here 2, and what is ignored is -1": lambda o, t: strict(o, t, -1, 2),
+    "background is K, here 2: 0 is a class": lambda o, t: strict(o, t, 0),
+    "a proposal that fits an object perfectly is no true box": lambda o, t: strict(
+        o, t, own=lambda o: o.max(axis=1) > 0.99
+    ),
+    "the grey zone is ignored, not a positive": lambda o, t: strict(
+        o, t, own=lambda o: t | ((o.max(axis=1) >= 0.3) & (o.max(axis=1) < 0.99))
+    ),
+    "the grey zone is ignored, not background": lambda o, t: strict(o, t, ignored=2),
+    "background must overlap every object by less than 0.3, not just one": lambda o, t: np.where(
+        o[:, 0] == 0.7, -1, strict(o, t, least=np.min)
+    ),
+    "an IoU of exactly 0.3 is not below 0.3": lambda o, t: strict(
+        o, t, below=lambda a, b: a <= np.float32(b)
+    ),
+    "a true box belongs to the class that it overlaps most": lambda o, t: np.where(
+        t, (o > 0.3).argmax(axis=1), strict(o, t)
+    ),
+    "places, first at": lambda o, t: np.full(len(o), 5),
+    "must have shape (9,), got (9, 2)": lambda o, t: o,
+    "must be a torch tensor, got list": lambda o, t: strict(o, t).tolist(),
+}
+
+
+def grown(boxes, factor):
+    extra = (factor - 1) * boxes[:, 2:]
+    return np.concatenate([boxes[:, :2] - extra / 2, boxes[:, 2:] + extra], axis=1)
+
+
+RIM = {
+    "the rim is measured in the warped region, not in the image": lambda b, s, r: (
+        b + np.array([-r, -r, 2 * r, 2 * r])
+    ),
+    "the object fills S - 2p of the warped pixels, not all S": lambda b, s, r: grown(
+        b, (s + 2 * r) / s
+    ),
+    "there is a rim on both sides: this leaves room for one": lambda b, s, r: grown(b, s / (s - r)),
+    "the corner moves, too: the box grows to all sides": lambda b, s, r: np.concatenate(
+        [b[:, :2], b[:, 2:] * s / (s - 2 * r)], axis=1
+    ),
+    "places, first at": lambda b, s, r: b,
+    "must have shape (2, 4), got (2, 2)": lambda b, s, r: b[:, 2:],
+}
 
 
 def precisions(hits):
@@ -326,6 +504,7 @@ SOFT = {
     "ZeroDivisionError": lambda b, s, _: 1 / 0,
 }
 MISTAKES |= {"boxes.q1": THREE, "boxes.q2": RANKED, "boxes.q3": SOFT}
+MISTAKES |= {"rcnn.q1": SURVIVORS, "rcnn.q2": STRICT, "rcnn.q3": RIM}
 
 
 def root_levels(of, bounds=(2, 5)):
@@ -507,12 +686,27 @@ RIGHT = {
     "ssd.q1": [24564, 24564.0],
     "ssd.q2": [matched],
     "ssd.q3": [summed(lambda v, r, n: v[: r * n]), lambda v, p, ratio: mined_by_topk(v, p, ratio)],
+    "faster_rcnn.q1": [43.24, 43.2, 43.3, 44, 44.0, np.float32(43.24), torch.tensor(43.24)],
+    "faster_rcnn.q3": [faster_rcnn._torchvision, faster_rcnn._by_grid],
     "yolo.q1": [5915, 5915.0, np.int64(5915), torch.tensor(5915)],
     "yolo.q2": [
         lambda s, a: overlaps(s, a)[1].argmax(1),
         lambda s, a: overlaps(s, a)[1].max(dim=1).indices,
         lambda s, a: torch.stack([overlaps(row[None], a)[1][0].argmax() for row in s]),
     ],
+    "fast_rcnn.q1": [98, 98.0, torch.tensor(98)],
+    "fast_rcnn.q2": [backward(lambda w, v, g: w * g)],
+    "fast_rcnn.q3": [
+        box_loss(lambda t, k, n: t[n, k][k > 0].sum() / len(k)),
+        box_loss(lambda t, k, n: (t * F.one_hot(k, t.shape[1]))[:, 1:].sum().item() / len(k)),
+    ],
+    "rcnn.q1": ["ACD", "dca", ["A", "C", "D"], {"A", "C", "D"}],
+    "rcnn.q2": [
+        strict,
+        lambda o, t: torch.from_numpy(strict(o, t)),
+        lambda o, t: strict(o, t) + 0.0,
+    ],
+    "rcnn.q3": [lambda b, s, r: torch.from_numpy(grown(b, s / (s - 2 * r)))],
     "yolo.q3": [
         lambda out, b: out.view(*out.shape[:3], b, -1),
         lambda out, b: torch.stack(out.chunk(b, -1), -2),
@@ -570,7 +764,30 @@ def texts_in(node):
     ]
 
 
+def test_the_worst_place_is_not_the_usual_one():
+    """Each training object against an anchor of its own size in the nearest cell centre."""
+    objects = torch.cat([t["boxes"] for t in benchmark("train").targets])
+    centre, size = (objects[:, :2] + objects[:, 2:]) / 2, objects[:, 2:] - objects[:, :2]
+    near = (centre / 8).floor().clamp(0, 15) * 8 + 4
+    fit = torch.cat([near - size / 2, near + size / 2], dim=1)
+    iou = torch.stack([box_iou(a[None], b[None])[0, 0] for a, b in zip(fit, objects)])
+    assert (iou >= 0.7).float().mean().item() == pytest.approx(faster_rcnn.FITTING, abs=0.005)
+    assert (size.amax(dim=1) < faster_rcnn.SIDE).float().mean() > 0.5  # although most are smaller
+
+
 # ---------------------------------------------------------------- the one that moves the AP
+
+
+def test_more_proposals_are_no_cheat(page):
+    """The page's own way gains nothing, and no more proposals than are allowed are read."""
+    space = page("faster_rcnn")
+    said = EVERY["faster_rcnn.q4"].verdict(space["decode_proposals"])
+    after, before, wanted = map(
+        float, re.fullmatch(r"✗ AP (.+); decode_proposals has (.+), (.+) is wanted", said).groups()
+    )
+    assert after == before > 0.6 and wanted == pytest.approx(before + faster_rcnn.GAIN, abs=1e-3)
+    tasks = [c.source for c in section_of("faster_rcnn") if c.cell_type == "markdown"]
+    assert f" {faster_rcnn.GAIN:g} " in tasks[3] and f" {faster_rcnn.MOST} " in tasks[3]
 
 
 def flipped(model, images):
@@ -650,3 +867,34 @@ def test_weights_for_the_exercise_are_those_of_the_page(page):
     assert {k: v.shape for k, v in weights.items()} == {
         k: v.shape for k, v in model.state_dict().items()
     }
+
+
+def as_the_page(space):
+    """Every region for every class, moved, and the suppression of lecture 01."""
+
+    def reading(regions_xywh, moved_xywh, scores):
+        label = np.tile(np.arange(scores.shape[1]), len(scores))
+        boxes = moved_xywh.reshape(-1, 4)
+        return space["as_detections"](boxes, scores.ravel(), label, (128, 128), 0.3)
+
+    return reading
+
+
+def test_no_gain_of_another_reading_is_told_in_numbers(page):
+    said = EVERY["rcnn.q4"].verdict(as_the_page(page("rcnn")))
+    numbers = re.fullmatch(r"✗ AP (.+); this page's way has (.+), (.+) is wanted", said)
+    assert numbers, said
+    after, before, wanted = map(float, numbers.groups())
+    assert after == before > 0.6 and wanted == pytest.approx(before + rcnn.GAIN, abs=1e-3)
+    tasks = [cell.source for cell in section_of("rcnn") if cell.cell_type == "markdown"]
+    assert f" {rcnn.GAIN:g} " in tasks[3]
+
+
+def test_answers_for_the_exercise_are_those_of_the_page():
+    kept, _ = records.latest_weights("01_rcnn")
+    total = int(kept["counts"].sum())
+    shapes = {"counts": (100,), "regions": (total, 4), "moved": (total, 12), "scores": (total, 3)}
+    assert {name: tuple(value.shape) for name, value in kept.items()} == shapes
+    known = torch.cat(benchmark_proposals("val")[:100])
+    boxes = box_convert(kept["regions"], "xywh", "xyxy")
+    assert sorted(boxes.tolist()) == sorted(known.tolist())

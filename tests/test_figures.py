@@ -13,15 +13,28 @@ from helpers import figures, lessons
 from helpers.figures import (
     anchors_on_image_figure,
     ap_figure,
+    bands_figure,
     base_anchors_figure,
+    bill_figure,
+    coverage_figure,
     crowd_figure,
+    family_figure,
+    fast_rcnn_figure,
+    faster_rcnn_figure,
     focal_loss_figure,
     fpn_figure,
     nms_figure,
+    objectness_figure,
     overlap_figure,
+    regression_figure,
+    roi_align_figure,
     roi_pooling_figure,
+    routing_figure,
+    scores_figure,
     shift_figure,
-    time_shares_figure,
+    shifted_iou_figure,
+    sizes_figure,
+    top_regions_figure,
 )
 
 FEATURE = torch.arange(48.0).view(6, 8) - 20
@@ -120,28 +133,60 @@ def test_odd_maps_are_drawn(draw, feature):
     assert low == feature.min().item() and high >= feature.max().item()
 
 
-def test_bars_of_shares_have_length_one(draw):
-    entries = {"first": np.array([1.0, 1, 2]), "second": [300.0, 0.0, 100.0]}
-    figure = time_shares_figure(entries, ("a", "b", "c"))
-    figure.canvas.draw()
-    (ax,) = figure.axes
-    widths = np.array([bar.get_width() for bar in ax.patches]).reshape(2, 3)
-    np.testing.assert_allclose(widths, [[0.25, 0.25, 0.5], [0.75, 0, 0.25]])
-    lefts = np.array([bar.get_x() for bar in ax.patches]).reshape(2, 3)
-    np.testing.assert_allclose(lefts, widths.cumsum(axis=1) - widths)
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b", "c"]
-    rows = [text.get_position()[1] for text in ax.get_yticklabels()]
-    assert rows == [0, 1] and ax.yaxis.get_inverted()  # top to bottom
+BILLS = {
+    "small": {"slow": [1.0, 5.0, 2.0], "fast": (1.0, 0.5, 2.0)},
+    "large": {"slow": np.array([900.0, 8000, 500]), "fast": [900.0, 0.0, 700]},
+}
 
 
-@pytest.mark.parametrize("stages", [1, 3, 7])
-def test_one_bar_of_any_number_of_stages(stages):
-    figure = time_shares_figure({"only": np.ones(stages)}, [str(i) for i in range(stages)])
+def test_bars_of_a_bill_are_milliseconds():
+    figure = bill_figure(BILLS, ("a", "b", "c"))
+    figure.canvas.draw()
+    assert len(figure.axes) == 2
+    for ax, (setting, bars) in zip(figure.axes, BILLS.items()):
+        widths = np.array([bar.get_width() for bar in ax.patches]).reshape(len(bars), 3)
+        np.testing.assert_allclose(widths, list(bars.values()))
+        lefts = np.array([bar.get_x() for bar in ax.patches]).reshape(len(bars), 3)
+        np.testing.assert_allclose(lefts, widths.cumsum(axis=1) - widths)
+        assert [t.get_text() for t in ax.get_yticklabels()] == list(bars)
+        assert ax.yaxis.get_inverted() and ax.get_title() == setting
+        totals = [float(text.get_text().replace(",", "")) for text in ax.texts]
+        np.testing.assert_allclose(totals, widths.sum(axis=1), atol=0.51)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b", "c"]
+    plt.close(figure)
+
+
+def test_coverage_counts_the_regions_of_each_pixel():
+    image = torch.zeros(3, 20, 30, dtype=torch.uint8)
+    figure = coverage_figure(image, torch.tensor([[0.0, 0, 10, 10], [5, 5, 30, 20]]))
+    figure.canvas.draw()
+    counts = figure.axes[1].images[0].get_array()
+    assert counts.shape == (20, 30) and counts.sum() == 100 + 25 * 15
+    assert counts[7, 7] == 2 and counts[2, 2] == 1 and counts[15, 2] == 0
+    plt.close(figure)
+
+
+def test_gradients_are_written_into_their_cells():
+    feature, parts = torch.rand(6, 8), torch.zeros(2, 6, 8)
+    parts[0, 1, 2], parts[1, 1, 2], parts[1, 4, 5] = 3, 1, 2
+    boxes = [(0, 0, 4, 4), (1.5, 1, 7, 6)]
+    figure = routing_figure(feature, boxes, [*parts, parts.sum(dim=0)])
+    figure.canvas.draw()
+    written = [
+        {text.get_position(): text.get_text() for text in ax.texts} for ax in figure.axes[1:]
+    ]
+    assert written == [{(2, 1): "3"}, {(2, 1): "1", (5, 4): "2"}, {(2, 1): "4", (5, 4): "2"}]
+    assert [len(ax.patches) for ax in figure.axes] == [2, 1, 1, 2]
+    plt.close(figure)
+
+
+def test_a_detector_of_two_steps_fits_its_diagram():
+    figure = fast_rcnn_figure()
     figure.canvas.draw()
     (ax,) = figure.axes
-    assert [bar.get_width() for bar in ax.patches] == pytest.approx([1 / stages] * stages)
-    looks = {(bar.get_facecolor(), bar.get_hatch()) for bar in ax.patches}
-    assert len(looks) == stages and len(ax.get_legend().get_texts()) == stages
+    names = " ".join(text.get_text().replace("\n", "") for text in ax.texts)
+    assert all(name in names for name in ("SmallBackbone", "RoIPooling", "FastRCNNHead"))
     plt.close(figure)
 
 
@@ -292,6 +337,69 @@ def test_score_maps_lie_over_the_image(closed):
         np.testing.assert_allclose(ax.images[0].get_array(), scores)
 
 
+# ---------------------------------------------------------------- lecture 03
+
+
+def test_the_family_is_drawn_in_three_rows(closed):
+    figure = family_figure()
+    figure.canvas.draw()
+    words = [word.strip() for word in texts_of(figure)]
+    assert words.count("selective search") == 2 and words.count("RPN") == 1
+    assert [words.count(name) for name in ("R-CNN", "Fast R-CNN", "Faster R-CNN")] == [1, 1, 1]
+    rows = {
+        t.get_text(): t.get_position()[1] for t in figure.axes[0].texts if "R-CNN" in t.get_text()
+    }
+    assert rows["R-CNN"] < rows["Fast R-CNN"] < rows["Faster R-CNN"]  # downwards
+
+
+@pytest.mark.parametrize("draw_it", [family_figure, faster_rcnn_figure])
+def test_no_text_leaves_the_diagram(closed, draw_it):
+    figure = draw_it()
+    figure.canvas.draw()
+    (ax,) = figure.axes
+    frame = ax.get_window_extent()
+    for text in ax.texts:
+        box = text.get_window_extent()
+        assert frame.x0 - 1 <= box.x0 and box.x1 <= frame.x1 + 1, text.get_text()
+        assert not text.get_text() or text.get_fontsize() >= 12
+
+
+def test_sizes_have_a_panel_for_each_set(closed):
+    objects = torch.tensor([[0.0, 0, 10, 20], [5, 5, 45, 25]])
+    figure = sizes_figure(objects, {"a": objects[:1], "b": objects})
+    figure.canvas.draw()
+    assert [ax.get_title() for ax in figure.axes] == ["a", "b"]
+    dots, crosses = figure.axes[1].lines
+    np.testing.assert_allclose(np.array(dots.get_data()), [[10, 40], [20, 20]])
+    np.testing.assert_allclose(np.array(crosses.get_data()), [[10, 40], [20, 20]])
+
+
+def test_objectness_has_a_map_for_each_size(closed):
+    image, target = torch.zeros(3, 64, 96, dtype=torch.uint8), {"boxes": torch.zeros(0, 4)}
+    maps = torch.rand(8, 12, 2)
+    figure = objectness_figure(image, target, maps, [16, 32])
+    figure.canvas.draw()
+    assert [ax.get_title() for ax in figure.axes[1:]] == [
+        "templates of 16 px",
+        "templates of 32 px",
+    ]
+    for i, ax in enumerate(figure.axes[1:]):
+        np.testing.assert_allclose(ax.images[0].get_array(), maps[..., i])
+
+
+def test_roi_align_is_drawn_beside_whole_cells(closed):
+    figure = roi_align_figure((1.3, 0.8, 6.4, 5.6), cells=(8, 9), bins=3)
+    figure.canvas.draw()
+    left, right = figure.axes
+    assert len(left.patches) == len(right.patches) == 9 + 1
+    bins = extents(left.patches[:9])
+    assert (bins == bins.round()).all() and bins.min() == 1 and bins.max() == 7
+    np.testing.assert_allclose(
+        extents(right.patches[:9])[[0, 8]].ravel()[[0, 1, 6, 7]], [1.3, 0.8, 6.4, 5.6]
+    )
+    assert len(right.lines[1].get_xdata()) == 36
+
+
 # ---------------------------------------------------------------- lecture 00
 
 
@@ -327,7 +435,7 @@ def test_boxes_that_are_apart_share_nothing(closed):
 def test_the_lines_of_the_shifts_begin_at_an_iou_of_one(closed):
     shifts = torch.arange(-3.0, 4.0)
     heat = torch.exp(-(shifts[:, None] ** 2) - 2 * shifts**2)  # steeper in x
-    figure = shift_figure(shifts, heat)
+    figure = shifted_iou_figure(shifts, heat)
     figure.canvas.draw()
     lines = {line.get_label(): line.get_ydata() for line in figure.axes[1].lines}
     np.testing.assert_allclose(lines["along one axis"], heat[3, 3:])
@@ -348,3 +456,50 @@ def test_every_round_of_nms_has_a_panel_with_all_boxes_in_their_state(closed, ro
         assert styles.count("-") == kept and styles.count("--") == len(deleted)
         assert styles.count(":") == 3 - kept - gone
         assert len(ax.texts) == kept
+
+
+# ---------------------------------------------------------------- lecture 01
+
+
+def test_bands_name_their_limits(closed):
+    figure = bands_figure(np.array([0.0, 0.2, 0.95, 1.0]), {0.3: "one", 0.6: "two"})
+    (ax,) = figure.axes
+    assert [line.get_xdata()[0] for line in ax.lines] == [0.3, 0.6]
+    assert [text.get_text() for text in ax.texts] == ["one: 50%", "two: 50%"]
+    assert sum(bar.get_height() for bar in ax.patches) == 4
+    bands_figure(np.zeros(0), {0.5: "nothing"}).canvas.draw()
+
+
+def test_shifts_say_their_correlation(closed):
+    growth = np.linspace(-1, 1, 9)
+    figure = shift_figure({"edge": -growth, "centre": growth**2}, growth)
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles[0] == "correlation -1.00" and titles[1] in (
+        "correlation +0.00",
+        "correlation -0.00",
+    )
+
+
+def test_each_row_has_its_pictures_and_name(closed):
+    pictures = [(np.full((4 + i, 9, 3), 90, np.uint8), float(i)) for i in range(3)]
+    figure = top_regions_figure({"first": pictures, "second": pictures})
+    figure.canvas.draw()
+    assert [ax.get_title() for ax in figure.axes] == ["0.0", "1.0", "2.0"] * 2
+    assert texts_of(figure) == ["first", "second"]
+
+
+def test_scores_have_a_panel_for_each_class(closed):
+    overlaps, scores = np.random.RandomState(0).rand(2, 50, 3)
+    figure = scores_figure(overlaps, scores)
+    for c, ax in enumerate(figure.axes):
+        np.testing.assert_allclose(ax.lines[0].get_ydata(), scores[:, c])
+        np.testing.assert_allclose(ax.lines[0].get_xdata(), overlaps[:, c])
+    assert len(figure.axes) == 3
+
+
+def test_gains_are_means_by_the_overlap_before(closed):
+    before = np.array([0.52, 0.53, 0.97, 1.0])
+    figure = regression_figure(before, before + np.array([0.1, 0.3, -0.1, -0.3]))
+    heights = [bar.get_height() for bar in figure.axes[1].patches]
+    np.testing.assert_allclose(heights, [0.2] + [0] * 8 + [-0.2])
+    assert "0.755 before" in figure.axes[0].get_title()

@@ -24,22 +24,13 @@ MOST_LINES = 1500  # of helpers/, without what draws diagrams and knows answers
 # Modules, functions and constants of helpers/ that nothing needs but lectures of the first edition,
 # and which of them. A new edition strikes its number; without any, the entry goes, and its code.
 STILL_NEEDED = {
-    "boxes._intersection_and_union": "",  # of box_iou and box_giou
+    "boxes._intersection_and_union": "",  # of box_iou
     "boxes._ratio": "",
-    "boxes.box_giou": "",  # to go, with its tests
-    "boxes.box_iou": "01",
-    "boxes.clip_boxes": "01 02 03",
-    "boxes.cxcywh_to_xyxy": "",  # to go, with its tests
-    "boxes.xywh_to_xyxy": "01",
-    "boxes.xyxy_to_cxcywh": "",  # to go, with its tests
-    "boxes.xyxy_to_xywh": "01",
-    "evaluation.worst_images": "01 02 03 07 08",
-    "nms": "01",
-    "proposals.sliding_windows": "02 03",
+    "evaluation.worst_images": "07 08",
     "records.latest_records": "09",
     "tables._CLAIMS_HEADER": "",  # of claims_table and gathered_claims
     "tables._cells": "",
-    "tables.claims_table": "01 02 03 07 08 09",
+    "tables.claims_table": "07 08 09",
     "tables.gathered_claims": "09",
 }
 
@@ -224,7 +215,7 @@ def test_what_is_used_of_helpers_is_seen():
     source = (
         "from helpers import boxes as b, nms\nimport helpers.tables\nimport helpers.shapes as s\n"
     )
-    source += "from helpers.records import ROOT, make_row as row\nb.box_iou(1, boxes.box_giou)\n"
+    source += "from helpers.records import ROOT, make_row as row\nb.box_iou(1, boxes.clip_boxes)\n"
     source += "getattr(s, 'x')\nhelpers.tables.ap_table\nfrom torchvision import ops\nops.nms\n"
     assert from_helpers(source) == {
         *("boxes", "boxes.box_iou", "nms", "tables", "tables.ap_table", "shapes", "shapes.*"),
