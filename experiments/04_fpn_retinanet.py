@@ -8,9 +8,10 @@ from torchvision.models import detection as torchvision_detection
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from experiments.outcome import Outcome
+from experiments.peers import AS_OURS, Maps, train_peer
 from helpers import detectors, lessons
 from helpers.shapes import CLASSES, benchmark
-from helpers.training import budget, pick_device, seed_everything
+from helpers.training import budget, pick_device
 
 LECTURE, MODEL = "04_fpn_retinanet", "RetinaNet"
 lesson = lessons.load(LECTURE)
@@ -62,26 +63,12 @@ def focal(alpha, gamma):
 def torchvision_retinanet():
     """torchvision's RetinaNet on the lesson's backbone, pyramid and anchors, its own head."""
     ours = lesson.RetinaNet()
-    body = torch.nn.Sequential(ours.backbone, ours.fpn, _Named())
-    body.out_channels = ours.fpn.out_channels
-    return torchvision_detection.RetinaNet(
-        body,
-        len(CLASSES),
-        min_size=128,
-        max_size=128,
-        image_mean=[0.0] * 3,
-        image_std=[1.0] * 3,
-        anchor_generator=AnchorGenerator(
-            tuple(lesson.SIZES.values()), (lesson.RATIOS,) * len(lesson.SIZES)
-        ),
-        score_thresh=0.03,
-        detections_per_img=100,
-    )
-
-
-class _Named(torch.nn.Module):
-    def forward(self, pyramid):
-        return {str(i): p for i, p in enumerate(pyramid)}
+    body = Maps(torch.nn.Sequential(ours.backbone, ours.fpn), ours.fpn.out_channels)
+    ratios = (lesson.RATIOS,) * len(lesson.SIZES)
+    options = {"anchor_generator": AnchorGenerator(tuple(lesson.SIZES.values()), ratios)}
+    options |= AS_OURS | {"min_size": 128, "max_size": 128}
+    options |= {"score_thresh": 0.03, "detections_per_img": 100}  # as the lesson reads
+    return torchvision_detection.RetinaNet(body, len(CLASSES), **options)
 
 
 VARIANTS = {
@@ -101,6 +88,7 @@ VARIANTS = {
     "focal, γ = 2, α = 0.25": {"criterion": focal(0.25, 2.0)},
     "focal, γ = 5, α = 0.25": {"criterion": focal(0.25, 5.0)},
     "torchvision, equal steps": {"theirs": 1.0},
+    "torchvision, equal seconds": {"theirs": 0.5},
 }
 
 
@@ -109,7 +97,7 @@ def train(
     network: type = lesson.RetinaNet,
     criterion: lesson.DenseLoss | None = None,
     model: dict | None = None,
-    rate: float | None = None,
+    rate: float = 0.002,
     framed: bool = False,
     theirs: float | None = None,
 ) -> Outcome:
@@ -122,13 +110,15 @@ def train(
         train_set, test_set = in_frames(train_set), in_frames(test_set)
         options["num_classes"] = len(test_set.classes)
     if theirs:
-        trained, history = train_theirs(round(theirs * STEPS), seed, train_set)
-    else:
-        rates = {} if rate is None else {"rate": rate}
-        trained, history = lesson.train_retinanet(
-            STEPS, seed, lambda: network(**options), criterion, train_set, **rates
+        steps = round(theirs * STEPS)
+        trained, detect, history = train_peer(
+            torchvision_retinanet, train_set, steps, seed, lesson.BATCH, rate
         )
-    detect = trained if theirs else trained.detect
+    else:
+        trained, history = lesson.train_retinanet(
+            STEPS, seed, lambda: network(**options), criterion, train_set, rate
+        )
+        detect = trained.detect
     _, found = detectors.evaluate(detect, test_set, lesson.DEVICE)
     return Outcome(
         detections=found,
@@ -152,16 +142,3 @@ def in_frames(data):
     """A split with the lesson's frames and six classes."""
     images, targets = lesson.framed(data)
     return Split(images=images, targets=targets, classes=(*CLASSES, *map(str.upper, CLASSES)))
-
-
-def train_theirs(steps, seed, data):
-    """torchvision's model with the course's loop, data and learning rate."""
-    seed_everything(seed)
-    model = torchvision_retinanet().to(lesson.DEVICE)
-
-    def losses(images, boxes, labels):
-        targets = [{"boxes": b, "labels": k} for b, k in zip(boxes, labels)]
-        return model(list(images), targets)
-
-    batches = detectors.augmented_batches(data, steps, seed, lesson.DEVICE, lesson.BATCH)
-    return model, lesson.training.fit(model, losses, batches, steps)

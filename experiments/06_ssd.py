@@ -1,10 +1,13 @@
 """SSD: maps and default boxes, zoom, matching, mining with fair starts, RetinaNet beside it."""
 
 import torch
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.ssd import SSD as TorchvisionSSD
 
 from experiments.outcome import Outcome
+from experiments.peers import AS_OURS, Maps, train_peer
 from helpers import detectors, lessons
-from helpers.shapes import benchmark
+from helpers.shapes import CLASSES, benchmark
 from helpers.training import budget, pick_device
 
 LECTURE, MODEL = "06_ssd", "SSD"
@@ -55,6 +58,17 @@ class BothScales(lesson.SSD):
         super().__init__(strides=(8, 16), scales=(0.5, 0.8, 1.0, 1.6), base=3.0, **options)
 
 
+def torchvision_ssd():
+    """torchvision's SSD on the lesson's backbone, with the lesson's default boxes."""
+    ours = lesson.SSDBackbone()
+    sizes = tuple(tuple(lesson.BASE * s * k for k in lesson.SCALES) for s in lesson.STRIDES)
+    boxes = AnchorGenerator(sizes, (lesson.RATIOS,) * len(sizes))
+    options = AS_OURS | {"score_thresh": 0.03, "nms_thresh": 0.5, "detections_per_img": 100}
+    return TorchvisionSSD(
+        Maps(ours, list(ours.widths)), boxes, (128, 128), len(CLASSES) + 1, **options
+    )
+
+
 VARIANTS = {
     "main": {},
     "two maps": {"network": BothScales},
@@ -73,8 +87,10 @@ VARIANTS = {
     "all negatives": {"criterion": AllNegatives()},
     "all negatives, prior": {"criterion": AllNegatives(), "model": PRIOR},
     "focal factor, prior": {"criterion": FocalFactor(), "model": PRIOR},
-    "RetinaNet, equal images": {"retina": 1.0},
+    "RetinaNet, equal steps": {"retina": 1.0},
     "RetinaNet, equal seconds": {"retina": 0.6},
+    "torchvision, equal steps": {"theirs": 1.0},
+    "torchvision, equal seconds": {"theirs": 0.9},
 }
 
 
@@ -84,26 +100,38 @@ def train(
     criterion: lesson.MultiBoxLoss | None = None,
     model: dict | None = None,
     augment=None,
+    rate: float = 0.002,
     retina: float | None = None,
+    theirs: float | None = None,
 ) -> Outcome:
     """The lesson's training of one variant, and what it finds on the held-out images.
 
-    retina: lecture 04's detector in the place of SSD, for so many times as many steps, each of as
-    many images; 0.6 takes about as many seconds.
+    retina, theirs: lecture 04's detector or torchvision's SSD in the place of SSD, for so many
+    times as many steps, each of as many images.
     """
     if retina:
-        other.train_set, other.BATCH = lesson.train_set, 16
+        other.train_set, other.BATCH = lesson.train_set, lesson.BATCH
         trained, history = other.train_retinanet(max(2, round(retina * STEPS)), seed)
         detect = trained.detect
+    elif theirs:
+        trained, detect, history = train_peer(
+            torchvision_ssd,
+            lesson.train_set,
+            round(theirs * STEPS),
+            seed,
+            lesson.BATCH,
+            rate,
+            first=1,
+        )
     else:
         trained, history = lesson.train_ssd(
-            STEPS, seed, lambda: network(**(model or {})), criterion, augment
+            STEPS, seed, lambda: network(**(model or {})), criterion, augment, rate=rate
         )
         detect = lesson.detector_of(trained)
     _, found = detectors.evaluate(detect, lesson.test_set, lesson.DEVICE)
     return Outcome(
         detections=found,
-        steps=len(history["box"]),
+        steps=len(next(iter(history.values()))),
         seconds=history.seconds,
         parameters=sum(p.numel() for p in trained.parameters()),
         weights=trained.state_dict(),
