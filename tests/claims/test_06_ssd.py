@@ -363,8 +363,8 @@ def test_hard_ones_keep_a_part(retina, measure):
     paper=f"AP {FOCAL} against {MINING} with mining, ResNet-101, table 1; the reason is a reading",
 )
 def test_mining_against_a_focal_factor(measure):
-    mining, focal = recorded("main"), recorded("focal factor, prior")
-    everybody = recorded("all negatives, prior")
+    mining, focal = recorded("main"), recorded("prior, focal factor")
+    everybody = recorded("prior, all negatives")
     assert FOCAL > MINING and min(mining, focal, everybody) > 0.4
     measure(
         f"one network, our shapes: mining {mining:.3f}, all negatives {everybody:.3f}, with a "
@@ -433,7 +433,7 @@ def test_ratios_with_a_fair_start(measure):
     measure(
         "with the prior, ratios 1, 3 and 10: AP "
         + ", ".join(f"{value:.3f}" for value in ap)
-        + f"; the focal factor {recorded('focal factor, prior'):.3f}"
+        + f"; the focal factor {recorded('prior, focal factor'):.3f}"
     )
 
 
