@@ -97,7 +97,7 @@ def train(
     criterion: lesson.MultiBoxLoss | None = None,
     model: dict | None = None,
     augment=None,
-    rate: float = 0.002,
+    rate: float = 0.004,
     retina: float | None = None,
     theirs: float | None = None,
 ) -> Outcome:
