@@ -1,7 +1,6 @@
 """FPN and RetinaNet: levels, the top-down path, context, and answers to the imbalance."""
 
 import math
-from types import SimpleNamespace
 
 import torch
 from torchvision.models import detection as torchvision_detection
@@ -9,6 +8,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from experiments.outcome import Outcome
 from experiments.peers import AS_OURS, Maps, train_peer
+from experiments.splits import Split
 from helpers import detectors, lessons
 from helpers.shapes import CLASSES, benchmark
 from helpers.training import budget, pick_device
@@ -129,13 +129,6 @@ def train(
         weights=trained.state_dict(),
         ms_per_image=detectors.ms_per_image(detect, test_set.images[:30], lesson.DEVICE),
     )
-
-
-class Split(SimpleNamespace):
-    """Images, targets and classes, with the face of helpers.shapes.ShapesDataset."""
-
-    def __len__(self):
-        return len(self.targets)
 
 
 def in_frames(data):

@@ -6,6 +6,7 @@ from torchvision.models.detection.ssd import SSD as TorchvisionSSD
 
 from experiments.outcome import Outcome
 from experiments.peers import AS_OURS, Maps, train_peer
+from experiments.splits import Split
 from helpers import detectors, lessons
 from helpers.shapes import CLASSES, benchmark
 from helpers.training import budget, pick_device
@@ -78,6 +79,8 @@ VARIANTS = {
     "without the promise": {"criterion": WithoutThePromise()},
     "ignored band": {"criterion": IgnoredBand()},
     "with zoom": {"augment": lesson.zoom},
+    "zoomed images": {"zoomed": True},
+    "zoomed images, with zoom": {"zoomed": True, "augment": lesson.zoom},
     "prior, 1 : 1": {"criterion": lesson.MultiBoxLoss(ratio=1), "model": PRIOR},
     "prior, 3 : 1": {"model": PRIOR},
     "prior, 10 : 1": {"criterion": lesson.MultiBoxLoss(ratio=10), "model": PRIOR},
@@ -98,11 +101,13 @@ def train(
     model: dict | None = None,
     augment=None,
     rate: float = 0.004,
+    zoomed: bool = False,
     retina: float | None = None,
     theirs: float | None = None,
 ) -> Outcome:
     """The lesson's training of one variant, and what it finds on the held-out images.
 
+    zoomed: what it finds on held-out images that are zoomed;
     retina, theirs: lecture 04's detector or torchvision's SSD in the place of SSD, for so many
     times as many steps, each of as many images.
     """
@@ -125,12 +130,24 @@ def train(
             STEPS, seed, lambda: network(**(model or {})), criterion, augment, rate=rate
         )
         detect = lesson.detector_of(trained)
-    _, found = detectors.evaluate(detect, lesson.test_set, lesson.DEVICE)
+    test_set = zoomed_set(lesson.test_set) if zoomed else lesson.test_set
+    _, found = detectors.evaluate(detect, test_set, lesson.DEVICE)
     return Outcome(
         detections=found,
+        targets=test_set.targets if zoomed else None,
         steps=len(next(iter(history.values()))),
         seconds=history.seconds,
         parameters=sum(p.numel() for p in trained.parameters()),
         weights=trained.state_dict(),
         ms_per_image=detectors.ms_per_image(detect, lesson.test_set.images[:30], lesson.DEVICE),
     )
+
+
+def zoomed_set(data):
+    """A split of which every image and its objects went through the lesson's zoom, always alike."""
+    torch.manual_seed(0)
+    boxes, labels = ([t[key] for t in data.targets] for key in ("boxes", "labels"))
+    images, boxes, labels = lesson.zoom(detectors.to_input(data.images, "cpu"), boxes, labels)
+    targets = [{"boxes": b, "labels": k} for b, k in zip(boxes, labels)]
+    images = ((images / 4 + 0.5) * 255).round().clamp(0, 255).byte()
+    return Split(images=images, targets=targets, classes=CLASSES)

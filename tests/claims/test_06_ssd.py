@@ -427,7 +427,7 @@ def test_a_confident_false_positive_is_hard(retina, measure):
     paper="γ and α are tuned together, table 1b; YOLOv3 lost 2 mAP with it; DETR has neither",
 )
 def test_ratios_with_a_fair_start(measure):
-    names = [f"mining {n} : 1, prior" for n in (1, 3, 10)]
+    names = [f"prior, {n} : 1" for n in (1, 3, 10)]
     ap = [recorded(name) for name in names]
     assert max(ap) - min(ap) < 0.2
     measure(
