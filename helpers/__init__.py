@@ -2,8 +2,7 @@
 
 Bad input raises ValueError, which names the argument, what it got and what was expected.
 
-boxes         IoU, clipping, encoding and decoding of box deltas
-nms           greedy non-maximum suppression, over all boxes and per class
+boxes         boxes checked, encoding and decoding of box deltas
 anchors       anchors on the grid of a feature map
 
 shapes        the synthetic data set, the frozen benchmark and its COCO form

@@ -1,4 +1,4 @@
-"""Boxes: IoU, clipping, and the deltas that regressors learn.
+"""Boxes: what is refused of them, and the deltas that regressors learn.
 
 Boxes are tensors of shape (N, 4) in pixels, `xyxy` (left, top, right, bottom). Half precision and
 whole numbers are computed, and come back, in float32; two arguments of different precision in the
@@ -9,7 +9,7 @@ import math
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_area, box_convert, clip_boxes_to_image
+from torchvision.ops import box_convert
 
 # exp() of a size delta is capped as in Detectron: no box grows more than 1000/16 times.
 MAX_SIZE_DELTA = math.log(1000 / 16)
@@ -62,43 +62,6 @@ def check_column(values: Tensor, name: str, count: int) -> None:
         raise ValueError(f"{name} must hold real numbers, got {values.dtype}")
 
 
-def _in_common(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    dtype = torch.promote_types(a.dtype, b.dtype)
-    return a.to(dtype), b.to(dtype)
-
-
-def _intersection_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    top_left = torch.maximum(a[:, None, :2], b[None, :, :2])  # (N, M, 2)
-    bottom_right = torch.minimum(a[:, None, 2:], b[None, :, 2:])  # (N, M, 2)
-    intersection = (bottom_right - top_left).clamp(min=0).prod(dim=2)  # (N, M)
-    return intersection, box_area(a)[:, None] + box_area(b)[None] - intersection
-
-
-def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    """part / whole, and 0 for 0 / 0; dividing by 1 there keeps NaN out of the gradient, too."""
-    return part / torch.where(whole > 0, whole, 1)
-
-
-def box_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union (N, M) of every box of `a` (N, 4) with every box of `b` (M, 4).
-
-    Two boxes without area have IoU 0 (and not 0/0).
-    """
-    a, b = _in_common(check_boxes(a, "a"), check_boxes(b, "b"))
-    return _ratio(*_intersection_and_union(a, b))
-
-
-def clip_boxes(boxes: Tensor, height: float, width: float) -> Tensor:
-    """Move every corner of `boxes` (N, 4) into an image of `height` x `width` pixels.
-
-    A box that lies wholly outside becomes a box without area on the border.
-    """
-    boxes = check_boxes(boxes)
-    if not (height > 0 and width > 0):
-        raise ValueError(f"height and width must be positive, got {height} and {width}")
-    return clip_boxes_to_image(boxes, (height, width))
-
-
 def _with_anchors(
     values: Tensor, name: str, anchors: Tensor, weights: Weights
 ) -> tuple[Tensor, ...]:
@@ -109,7 +72,8 @@ def _with_anchors(
         raise ValueError(f"{name} and anchors must have equal lengths, got {got}")
     if len(weights) != 4 or not all(weight > 0 for weight in weights):
         raise ValueError(f"weights must be four positive numbers, got {tuple(weights)}")
-    values, anchors = _in_common(values, anchors)
+    dtype = torch.promote_types(values.dtype, anchors.dtype)
+    values, anchors = values.to(dtype), anchors.to(dtype)
     return values, anchors, values.new_tensor(weights)
 
 

@@ -28,7 +28,6 @@ from helpers import (
     features,
     figures,
     lessons,
-    nms,
     photos,
     plotting,
     proposals,
@@ -140,9 +139,6 @@ CASES = {
     "boxes.refuse_rows": {
         "one": (lambda: boxes.refuse_rows(LABEL == 0, LABEL, "no zero"), "no zero, row 0 is 0"),
     },
-    "boxes.box_iou": with_boxes(boxes.box_iou, BOX, name="a"),
-    "boxes.clip_boxes": with_boxes(boxes.clip_boxes, 8, 8)
-    | {"size": (lambda: boxes.clip_boxes(BOX, 0, 8), "height and width must be positive")},
     "boxes.encode_boxes": with_boxes(boxes.encode_boxes, BOX)
     | {
         "lengths": (lambda: boxes.encode_boxes(BOX, BOX[:0]), "must have equal lengths, got 1"),
@@ -319,19 +315,6 @@ CASES = {
     "lessons.load": {"name": (lambda: lessons.load("99"), "no notebook '99'")},
     "lessons.read": {
         "file": (lambda: lessons.read(Path(__file__)), "test_bad_input.py is not a notebook"),
-    },
-    "nms.nms": with_boxes(nms.nms, SCORE, 0.5)
-    | {
-        "scores": (lambda: nms.nms(BOX, tensor([0.5, 0.5]), 0.5), r"scores must have shape \(1,\)"),
-        "NaN": (lambda: nms.nms(BOX, tensor([NAN]), 0.5), "scores must not be NaN"),
-        "IoU": (lambda: nms.nms(BOX, SCORE, 1.5), r"iou_threshold must lie in \[0, 1\], got 1.5"),
-    },
-    "nms.batched_nms": with_boxes(nms.batched_nms, SCORE, LABEL, 0.5)
-    | {
-        "labels": (
-            lambda: nms.batched_nms(BOX, SCORE, [0], 0.5),
-            "labels must be a torch tensor, got list",
-        ),
     },
     "photos.photo": {"name": (lambda: photos.photo("dog"), "name must be one of .* got 'dog'")},
     "photos.as_rgb": {

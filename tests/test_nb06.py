@@ -14,6 +14,8 @@ from shared import (
     NASTY_BOXES,
     WIDE_AND_HIGH,
     finite_gradients,
+    iou_by_loops,
+    nms_by_loops,
     notebook_code,
     objects_of,
     random_boxes,
@@ -21,10 +23,9 @@ from shared import (
 from torch import nn
 from torchvision.models.detection._utils import BoxCoder, SSDMatcher
 from torchvision.models.detection.ssd import SSD as TorchvisionSSD
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, box_iou
 
 from helpers import boxes as reference
-from helpers import nms as nms_reference
 from helpers.detectors import to_input
 
 NO_BOXES, NO_LABELS = torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)
@@ -72,7 +73,7 @@ def test_objects_that_no_box_overlaps_by_half(nb, monkeypatch):
     objects = torch.tensor([[1.0, 1, 5, 5], [40, 40, 64, 64], [2, 60, 126, 66]])
     monkeypatch.setattr(nb, "objects", objects, raising=False)
     every = torch.cat(nb.default_boxes(128, 128))
-    expected = (reference.box_iou(objects, every).amax(dim=1) < 0.5).float().mean().item()
+    expected = (iou_by_loops(objects, every).amax(dim=1) < 0.5).float().mean().item()
     assert nb.unserved(3.0) == pytest.approx(expected) and 0 < expected < 1
 
 
@@ -200,11 +201,12 @@ def test_detections_by_hand(nb, kind, iou, top):
     logits, deltas = 2 * torch.randn(2, 60, 4), torch.randn(2, 60, 4)
     found = nb.decode((logits, deltas, boxes), (64, 80), 0.3, iou, top, scores_of)
     for detection, z, t in zip(found, logits, deltas):
-        moved = reference.clip_boxes(reference.decode_boxes(t, boxes, WEIGHTS), 64, 80)
+        moved = reference.decode_boxes(t, boxes, WEIGHTS).clamp(min=0)
+        moved = moved.minimum(torch.tensor([80, 64, 80, 64]))
         expected = []
         for label, score in enumerate(scores_of(z).T):
             rows = torch.where(score > 0.3)[0]
-            rows = rows[nms_reference.nms(moved[rows], score[rows], iou)]
+            rows = rows[nms_by_loops(moved[rows], score[rows], 0 * rows, iou)]
             expected += [(score[r].item(), label, moved[r].tolist()) for r in rows]
         expected = sorted(expected, reverse=True)[:top]
         assert detection["labels"].tolist() == [label for _, label, _ in expected]
@@ -264,7 +266,7 @@ def losses_by_loops(nb, answers, objects, ratio=3, alpha=1.0):
     defaults, classes, box, count = small_defaults(nb), 0.0, 0.0, 0
     for z, t, boxes, labels in zip(*(a.detach() for a in answers), *objects):
         log_p, negatives, positives = z.log_softmax(dim=1).tolist(), [], 0
-        for i, m in enumerate(nb.match_boxes(reference.box_iou(defaults, boxes)).tolist()):
+        for i, m in enumerate(nb.match_boxes(box_iou(defaults, boxes)).tolist()):
             value = -log_p[i][int(labels[m]) + 1 if m >= 0 else 0]
             if m == -1:
                 negatives.append(value)
@@ -281,7 +283,7 @@ def losses_by_loops(nb, answers, objects, ratio=3, alpha=1.0):
 def torchvision_loss(logits, deltas, defaults, boxes, labels):
     """Class and box loss of torchvision's SSD; there, labels begin at 1."""
     parts = SimpleNamespace(box_coder=BoxCoder(weights=WEIGHTS), neg_to_pos_ratio=3)
-    matches = [SSDMatcher(0.5)(reference.box_iou(b, defaults)) for b in boxes]
+    matches = [SSDMatcher(0.5)(box_iou(b, defaults)) for b in boxes]
     targets = [{"boxes": b, "labels": c + 1} for b, c in zip(boxes, labels)]
     answers = {"bbox_regression": deltas, "cls_logits": logits}
     losses = TorchvisionSSD.compute_loss(parts, targets, answers, [defaults] * len(boxes), matches)
@@ -416,7 +418,7 @@ def test_figures_are_drawn(on_few_images, few_images, monkeypatch):
     monkeypatch.setattr(nb, "model", nb.SSD(3).eval(), raising=False)
     matching = nb.draw_matching(1)
     titles = [ax.get_title() for ax in matching.axes]
-    matches = nb.match_boxes(reference.box_iou(nb.defaults, few_images.targets[1]["boxes"]))
+    matches = nb.match_boxes(box_iou(nb.defaults, few_images.targets[1]["boxes"]))
     assert sum(int(title.split()[-2]) for title in titles) == int((matches >= 0).sum())
     mining = [ax.get_title() for ax in nb.draw_mining(1, ratio=2).axes]
     positive, hard = (int(title.split()[0]) for title in mining)

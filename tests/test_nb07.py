@@ -13,6 +13,7 @@ from shared import (
     OTHER_FLOATS,
     WIDE_AND_HIGH,
     check_stubs_and_solutions,
+    nms_by_loops,
     notebook_code,
     objects_of,
     random_boxes,
@@ -22,7 +23,6 @@ from torch import nn, tensor
 from torch.testing import assert_close
 from torchvision import ops
 
-from helpers import nms as nms_reference
 from helpers.anchors import grid_anchors
 from helpers.shapes import ShapesDataset
 
@@ -488,7 +488,7 @@ def test_decoding_by_loops(nb, size, use, iou, threshold, top):
         rows = sorted((r for r in rows if r[0] > threshold), key=lambda r: -r[0])
         scores, boxes = tensor([r[0] for r in rows]), tensor([r[1] for r in rows]).view(-1, 4)
         labels = tensor([r[2] for r in rows], dtype=torch.long)
-        keep = nms_reference.batched_nms(boxes, scores, labels, iou) if iou else slice(None)
+        keep = nms_by_loops(boxes, scores, labels, iou) if iou else slice(None)
         assert_close([*found[n].values()], [v[keep][:top] for v in (boxes, scores, labels)])
         assert (len(found[n]["boxes"]) > 0) == (threshold < 1)
 

@@ -16,6 +16,8 @@ from shared import (
     add_constants,
     check_stubs_and_solutions,
     finite_gradients,
+    iou_by_loops,
+    nms_by_loops,
     notebook_code,
     objects_of,
     stretched,
@@ -24,8 +26,6 @@ from torch import nn, tensor
 from torch.testing import assert_close
 from torchvision.ops import box_convert
 
-from helpers import boxes as reference
-from helpers import nms as nms_reference
 from helpers.detectors import to_input
 
 SEEDS = st.integers(0, 10**6)
@@ -645,7 +645,7 @@ def test_decoding_by_loops(nb, size, iou, top):
         scores, corners, labels = (tensor([row[k] for row in rows]) for k in range(3))
         keep = slice(None)
         if iou is not None:
-            keep = nms_reference.batched_nms(corners, scores, labels, iou)
+            keep = nms_by_loops(corners, scores, labels, iou)
             assert len(keep) < 12
         expected = {"boxes": corners, "scores": scores, "labels": labels}
         assert_close(found[n], {k: v[keep][:top] for k, v in expected.items()})
@@ -712,7 +712,7 @@ def test_duplicates_by_loops(nb, seed, score, iou):
         rows = [r for r in zip(*found.values()) if r[1] > score]
         for i, (box, _, label) in enumerate(rows):
             before = [b for b, _, other in rows[:i] if other == label]
-            count += any(reference.box_iou(box[None], b[None]).item() > iou for b in before)
+            count += any(iou_by_loops(box[None], b[None]).item() > iou for b in before)
     assert nb.duplicates(detections, score, iou) == pytest.approx(count / 3)
 
 
