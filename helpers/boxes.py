@@ -1,8 +1,7 @@
 """Boxes: what is refused of them, and the deltas that regressors learn.
 
-Boxes are tensors of shape (N, 4) in pixels, `xyxy` (left, top, right, bottom). Half precision and
-whole numbers are computed, and come back, in float32; two arguments of different precision in the
-higher one.
+Boxes are tensors (N, 4) in pixels, `xyxy` (left, top, right, bottom). Half precision and whole
+numbers are computed, and come back, in float32; two arguments in the higher of their precisions.
 """
 
 import math
@@ -20,8 +19,7 @@ Weights = tuple[float, float, float, float]
 def check_boxes(boxes: Tensor, name: str = "boxes") -> Tensor:
     """Return finite, ordered `boxes` (N, 4) in float32 or float64."""
     boxes = _check_rows(boxes, name)
-    bad = boxes[:, 2:] < boxes[:, :2]  # (N, 2)
-    refuse_rows(bad, boxes, f"{name} must have x1 <= x2 and y1 <= y2")
+    refuse_rows(boxes[:, 2:] < boxes[:, :2], boxes, f"{name} must have x1 <= x2 and y1 <= y2")
     return boxes
 
 
@@ -52,19 +50,7 @@ def check_sides(boxes: Tensor, name: str, purpose: str) -> None:
     refuse_rows(flat, boxes, f"{name} must have positive width and height to be {purpose}")
 
 
-def check_column(values: Tensor, name: str, count: int) -> None:
-    """Raise ValueError unless `values` is a tensor of `count` real numbers."""
-    if not isinstance(values, Tensor):
-        raise ValueError(f"{name} must be a torch tensor, got {type(values).__name__}")
-    if values.shape != (count,):
-        raise ValueError(f"{name} must have shape ({count},), got {tuple(values.shape)}")
-    if values.is_complex():
-        raise ValueError(f"{name} must hold real numbers, got {values.dtype}")
-
-
-def _with_anchors(
-    values: Tensor, name: str, anchors: Tensor, weights: Weights
-) -> tuple[Tensor, ...]:
+def _with_anchors(values: Tensor, name: str, anchors: Tensor, weights: Weights) -> list[Tensor]:
     """`values` (N, 4), which were checked, `anchors` and `weights` (4,), in one precision."""
     anchors = check_boxes(anchors, "anchors")
     if len(values) != len(anchors):
@@ -73,8 +59,7 @@ def _with_anchors(
     if len(weights) != 4 or not all(weight > 0 for weight in weights):
         raise ValueError(f"weights must be four positive numbers, got {tuple(weights)}")
     dtype = torch.promote_types(values.dtype, anchors.dtype)
-    values, anchors = values.to(dtype), anchors.to(dtype)
-    return values, anchors, values.new_tensor(weights)
+    return [values.to(dtype), anchors.to(dtype), values.new_tensor(weights, dtype=dtype)]
 
 
 def encode_boxes(boxes: Tensor, anchors: Tensor, weights: Weights = (1, 1, 1, 1)) -> Tensor:

@@ -131,11 +131,6 @@ CASES = {
             "boxes must have positive width and height to be encoded, row 0 is",
         ),
     },
-    "boxes.check_column": {
-        "list": (lambda: boxes.check_column([0], "labels", 1), "labels must be a torch tensor"),
-        "length": (lambda: boxes.check_column(LABEL, "labels", 2), r"must have shape \(2,\), got"),
-        "complex": (lambda: boxes.check_column(SCORE + 0j, "x", 1), "x must hold real numbers"),
-    },
     "boxes.refuse_rows": {
         "one": (lambda: boxes.refuse_rows(LABEL == 0, LABEL, "no zero"), "no zero, row 0 is 0"),
     },
