@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
 from shared import NONSENSE, imported_exercises, notebook_code, raising
 from torchvision.ops import batched_nms, box_convert, box_iou, nms
 
 from helpers import lessons, records
 from helpers.detectors import to_input
 from helpers.evaluation import coco_ap
-from helpers.exercises import boxes, faster_rcnn, rcnn, yolo
+from helpers.exercises import boxes, faster_rcnn, rcnn, ssd, yolo
 from helpers.exercises import exercise as frame
 from helpers.exercises.exercise import TO_DO, Exercise
 from helpers.proposals import benchmark_proposals
@@ -534,7 +535,7 @@ FPN_LEVELS = {
         lambda r, _: (4 + (r / 224).log2()).floor(), (-99, 99)
     ),
     "take the root of the area": root_levels(lambda r, _: (4 + (r**2 / 224).log2()).floor()),
-    "log2, not the natural": root_levels(lambda r, _: (4 + (r / 224).log()).floor()),
+    "log2, not the natural logarithm": root_levels(lambda r, _: (4 + (r / 224).log()).floor()),
     "not the width alone": root_levels(lambda _, s: (4 + (s[:, 0] / 224).log2()).floor()),
     "with lowest=3 no region may go to level 2": root_levels(
         lambda r, _: (4 + (r / 224).log2()).floor()
@@ -582,25 +583,51 @@ MISTAKES |= {"fpn_retinanet.q1": ANCHOR_COUNTS, "fpn_retinanet.q2": FPN_LEVELS}
 MISTAKES |= {"fpn_retinanet.q3": EXTRA, "fpn_retinanet.q4": VOTES}
 
 
-def matched(overlap, low=0.5, promise=True, other=-1, touching=True):
-    """SSD's match, with what a mistake exchanges."""
-    best, matches = overlap.max(dim=1)
-    matches = torch.where(best < low, -1, matches)
-    matches = torch.where((best >= 0.4) & (best < 0.5) & (matches < 0), other, matches)
-    highest, own = overlap.max(dim=0)
-    for i in range(overlap.shape[1]) if promise else ():
-        if highest[i] > 0 or not touching:
-            matches[own[i]] = i
-    return matches
+def paired(overlap, least=0.0, copy=True):
+    """Each object's own box, the highest IoU first, with what a mistake exchanges."""
+    left = overlap.clone() if copy else overlap
+    chosen = torch.full((left.shape[1],), -1)
+    while left.max() > least:
+        at = int(left.argmax())
+        box, thing = at // left.shape[1], at % left.shape[1]
+        chosen[thing] = box
+        left[box] = -1
+        left[:, thing] = -1
+    return chosen
 
 
-MATCHED = {
-    "object 1 has no box: its best one (row 1)": lambda o: matched(o, promise=False),
-    "the best box comes on top of those above 0.5": lambda o: matched(o, low=0.6),
-    "SSD has no ignored band": lambda o: matched(o, other=-2),
-    "only boxes above 0.5 are matched": lambda o: matched(o, low=0.4),
-    "a column of zeros) has no best box": lambda o: matched(o, touching=False),
-    "the objects must be a torch tensor, got list": lambda o: matched(o).tolist(),
+def in_turn(order):
+    """Each object takes its best free box when its turn comes."""
+
+    def own_boxes(overlap):
+        left, chosen = overlap.clone(), torch.full((overlap.shape[1],), -1)
+        for thing in order(overlap):
+            chosen[thing] = left[:, thing].argmax()
+            left[chosen[thing]] = -1
+        return chosen
+
+    return own_boxes
+
+
+def largest_sum(overlap):
+    chosen = torch.full((overlap.shape[1],), -1)
+    boxes, things = linear_sum_assignment(overlap, maximize=True)
+    chosen[torch.from_numpy(things)] = torch.from_numpy(boxes)
+    return chosen
+
+
+OWN_BOXES = {
+    "each needs a box of its own": lambda o: o.argmax(dim=0),
+    "who loses takes its next best": lambda o: paired(o, least=0.3),
+    "not in the order of the list": in_turn(lambda o: range(o.shape[1])),
+    "look again after each pair": in_turn(lambda o: o.amax(dim=0).argsort().flip(0)),
+    "these have the largest sum of IoUs": largest_sum,
+    "you changed the caller's IoUs": lambda o: paired(o, copy=False),
+    "with one box for two objects": lambda o: paired(o).clamp(min=0),
+    "(a column of zeros) has none: -1": lambda o: paired(o, least=-0.5),
+    "the boxes must have shape (4,), got (5,)": lambda o: o.argmax(dim=1),
+    "the boxes must be a torch tensor, got list": lambda o: paired(o).tolist(),
+    "places, first at": lambda o: torch.full((o.shape[1],), 3),
 }
 
 
@@ -655,7 +682,7 @@ TWICE = {
     "are 2, not 1": lambda d, x: joined(d, x, second=False),
     "lies from width - x2 to width - x1": lambda d, x: joined(d, x),
 }
-MISTAKES |= {"ssd.q1": BOX_COUNTS, "ssd.q2": MATCHED, "ssd.q3": MINED, "ssd.q4": TWICE}
+MISTAKES |= {"ssd.q1": BOX_COUNTS, "ssd.q2": OWN_BOXES, "ssd.q3": MINED, "ssd.q4": TWICE}
 CASES = [(place, said) for place, mistakes in MISTAKES.items() for said in mistakes]
 
 
@@ -684,7 +711,7 @@ RIGHT = {
     ],
     "fpn_retinanet.q3": [lambda c5, a, b: (a(c5), b(torch.relu(a(c5))))],
     "ssd.q1": [24564, 24564.0],
-    "ssd.q2": [matched],
+    "ssd.q2": [paired, lambda o: paired(o.double()).float()],
     "ssd.q3": [summed(lambda v, r, n: v[: r * n]), lambda v, p, ratio: mined_by_topk(v, p, ratio)],
     "faster_rcnn.q1": [43.24, 43.2, 43.3, 44, 44.0, np.float32(43.24), torch.tensor(43.24)],
     "faster_rcnn.q3": [faster_rcnn._torchvision, faster_rcnn._by_grid],
@@ -859,6 +886,22 @@ def test_reports_that_are_read_together_move_the_ap():
         assert after < wanted == pytest.approx(before + boxes.GAIN, abs=1e-3)
     tasks = [cell.source for cell in section_of("boxes") if cell.cell_type == "markdown"]
     assert f" {boxes.GAIN:g} " in tasks[3] and f" {boxes.IMAGES} images" in tasks[3]
+
+
+def test_the_same_answer_twice_is_no_gain():
+    """The other half of the question, about the mirror image, is what moves the AP."""
+
+    def ask_twice(detect, images):
+        if len(images) == 2:  # the check's own small images: as asked
+            return solve(detect, images)
+        return [{key: torch.cat([v, v]) for key, v in one.items()} for one in detect(images)]
+
+    solve = solved(EVERY["ssd.q4"], {})
+    said = EVERY["ssd.q4"].verdict(ask_twice)
+    numbers = re.match(r"✗ AP (.+); asked once it is (.+), (.+) is wanted", said)
+    assert numbers, said
+    after, before, wanted = map(float, numbers.groups())
+    assert after == before > 0.5 and wanted == pytest.approx(before + ssd.GAIN, abs=1e-3)
 
 
 def test_weights_for_the_exercise_are_those_of_the_page(page):

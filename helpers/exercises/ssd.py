@@ -3,11 +3,11 @@
 import functools
 
 import torch
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, box_iou
 
 from helpers import detectors, lessons
 from helpers.evaluation import coco_ap
-from helpers.exercises.exercise import Exercise, difference
+from helpers.exercises.exercise import Exercise, difference, mistake
 from helpers.records import WEIGHTS, load_weights
 from helpers.shapes import benchmark
 from helpers.training import pick_device
@@ -38,39 +38,52 @@ q1 = Exercise(
     "nearly three times as many as SSD300",
 )
 
-OVERLAP = torch.tensor([[0.8, 0.1], [0.6, 0.45], [0.45, 0.2], [0.1, 0.3], [0.55, 0.0]])
+OVERLAP = torch.tensor(
+    [
+        [0.10, 0.00, 0.70, 0.60],  # three objects want box 0
+        [0.00, 0.50, 0.00, 0.30],
+        [0.00, 0.20, 0.00, 0.25],
+        [0.00, 0.00, 0.40, 0.00],
+        [0.05, 0.00, 0.00, 0.00],
+    ]
+)
 
 
-def _match(match) -> str | None:
-    expected = torch.tensor([0, 1, -1, -1, 0])
+def _own_boxes(own_boxes) -> str | None:
     slips = {
-        "object 1 has no box: its best one (row 1) must learn from it": [0, 0, -1, -1, 0],
-        "the best box comes on top of those above 0.5": [0, 1, -1, -1, -1],
-        "SSD has no ignored band: what is not matched is background": [0, 1, -2, -1, 0],
-        "only boxes above 0.5 are matched, and the best one of each object": [0, 1, 0, 1, 0],
+        "objects 0, 2 and 3 share box 0: each needs a box of its own": [0, 1, 0, 0],
+        "who loses takes its next best: object 0 box 4, object 3 box 2": [-1, 1, 0, -1],
+        "not in the order of the list: object 2 overlaps box 0 most": [0, 1, 3, 2],
+        "look again after each pair: box 1 goes to object 1, not to 3": [4, 2, 0, 1],
+        "these have the largest sum of IoUs; wanted is the highest first": [4, 1, 3, 0],
     }
-    found = match(OVERLAP.clone())
-    for sentence, slip in slips.items():
-        if isinstance(found, torch.Tensor) and found.tolist() == slip:
-            return sentence
-    wrong = difference(found, expected, "the objects")
+    slips = {sentence: torch.tensor(slip) for sentence, slip in slips.items()}
+    given = OVERLAP.clone()
+    wrong = mistake(own_boxes(given), torch.tensor([4, 1, 0, 2]), "the boxes", slips)
     if wrong:
         return wrong
-    nothing = match(torch.tensor([[0.0, 0.2], [0.0, 0.6]]))
-    if nothing[0] == 0:
-        return "an object that no box touches (a column of zeros) has no best box"
+    if not torch.equal(given, OVERLAP):
+        return "you changed the caller's IoUs: strike rows and columns in a copy"
+    nobody = {
+        "with one box for two objects, one of them has none: -1": [[0.5, 0.6]],
+        "an object that no box overlaps (a column of zeros) has none: -1": [[0, 0.6], [0, 0.2]],
+    }
+    for sentence, overlap in nobody.items():
+        if difference(own_boxes(torch.tensor(overlap)), torch.tensor([-1, 0])):
+            return sentence
     return None
 
 
 q2 = Exercise(
     "ssd.q2",
-    "match",
-    _match,
+    "own_boxes",
+    _own_boxes,
     [
-        "Begin with the second half: max over the objects, and -1 where it is below 0.5.",
-        "Then overlap.max(dim=0) names each object's best box; write the object there.",
+        "The largest number of the whole table names the first pair: its row and its column.",
+        "argmax of a table counts through it, row after row; divmod gives row and column.",
+        "Strike both in a copy of the table, and look for the largest number again.",
     ],
-    "the best box of each object first, even if it overlaps another object more",
+    "each object has its own box; DETR (lecture 08) seeks the best sum instead",
 )
 
 
@@ -84,13 +97,13 @@ def _mined_sum(mined_sum) -> str | None:
         1 + 8 + 2 + 4 + 16 + 32 + 64: "not all negatives: the hardest, `ratio` for each positive",
         (1 + 8 + 4 + 16 + 32 + 64) / 2: "the sum is asked for, nothing divided",
     }
-    value = float(mined_sum(loss.clone(), positive.clone(), ratio=2))
+    value = float(mined_sum(loss.clone(), positive.clone(), 2))
     if value != 1 + 8 + 4 + 16 + 32 + 64:
         return known.get(value, f"125 is expected for a ratio of 2, got {value:g}")
-    few = float(mined_sum(loss[:3].clone(), positive[:3].clone(), ratio=3))
+    few = float(mined_sum(loss[:3].clone(), positive[:3].clone(), 3))
     if few != 7:
         return f"where fewer negatives are left than wanted, all count: 7 expected, got {few:g}"
-    none = float(mined_sum(loss.clone(), positive & False, ratio=3))
+    none = float(mined_sum(loss.clone(), positive & False, 3))
     return None if none == 0 else f"without a positive nothing counts: 0 expected, got {none:g}"
 
 
@@ -98,7 +111,10 @@ q3 = Exercise(
     "ssd.q3",
     "mined_sum",
     _mined_sum,
-    ["loss[~positive] are the negatives; sort them.", "sort(descending=True).values[: ratio * n]."],
+    [
+        "Positives and negatives are two pieces of the loss; the hardest negatives cost most.",
+        "Sort the negatives and cut: a slice beyond the end takes what there is.",
+    ],
     "three for each, and no more than there are",
 )
 
@@ -122,11 +138,15 @@ def _trained():
 
 
 def _ap(found) -> float:
+    """After suppression and a vote on the boxes: else a second answer only adds boxes."""
     kept = []
     for one in found:
-        parts = [one[key].cpu() for key in ("boxes", "scores", "labels")]
-        rows = batched_nms(*parts, 0.5)[:100]
-        kept.append(dict(zip(("boxes", "scores", "labels"), (part[rows] for part in parts))))
+        boxes, scores, labels = (one[key].cpu() for key in ("boxes", "scores", "labels"))
+        rows = batched_nms(boxes, scores, labels, 0.5)[:100]
+        may = (box_iou(boxes[rows], boxes) >= 0.65) & (labels[rows, None] == labels)
+        weights = may * scores  # (n, m)
+        voted = weights @ boxes / weights.sum(dim=1, keepdim=True).clamp(min=1e-6)
+        kept.append({"boxes": voted, "scores": scores[rows], "labels": labels[rows]})
     return coco_ap(kept, benchmark("val").targets[: len(kept)])["AP"]
 
 
@@ -160,7 +180,8 @@ def _ask_twice(ask_twice) -> str | None:
     after = _ap(ask_twice(detect, images.clone()))
     if after >= before + GAIN:
         return None
-    return f"AP {after:.3f}; asked once it is {before:.3f}, {before + GAIN:.3f} is wanted"
+    said = f"AP {after:.3f}; asked once it is {before:.3f}, {before + GAIN:.3f} is wanted"
+    return f"{said} (all with suppression and the vote of lecture 04)"
 
 
 q4 = Exercise(

@@ -8,13 +8,14 @@ answer = sum(cells * cells * boxes for cells, boxes in maps)
 import torch
 
 
-def match(overlap):
-    best, matches = overlap.max(dim=1)
-    matches = torch.where(best < 0.5, -1, matches)
-    highest, own = overlap.max(dim=0)
-    for i in torch.where(highest > 0)[0]:
-        matches[own[i]] = i
-    return matches
+def own_boxes(overlap):
+    left = overlap.clone()
+    chosen = torch.full((overlap.shape[1],), -1)
+    while left.max() > 0:
+        box, thing = divmod(int(left.argmax()), left.shape[1])
+        chosen[thing] = box
+        left[box], left[:, thing] = 0, 0
+    return chosen
 
 
 # q3
