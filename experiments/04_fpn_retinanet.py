@@ -115,7 +115,7 @@ def train(
         train_set, test_set = in_frames(train_set), in_frames(test_set)
         options["num_classes"] = len(test_set.classes)
     if theirs:
-        steps = round(theirs * STEPS)
+        steps = max(2, round(theirs * STEPS))
         trained, detect, history = train_peer(
             torchvision_retinanet, train_set, steps, seed, lesson.BATCH, rate
         )

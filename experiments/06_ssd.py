@@ -76,7 +76,11 @@ VARIANTS = {
     "one map": {"model": {"strides": (8,), "scales": SIX}},
     "squares only": {"model": {"ratios": (1.0,)}},
     "one scale": {"model": {"scales": (1.3,)}},
-    "without the promise": {"criterion": WithoutThePromise()},
+    "base 1": {"model": {"base": 1.0}},
+    "base 1, without the promise": {
+        "criterion": WithoutThePromise(),
+        "model": {"base": 1.0},
+    },
     "ignored band": {"criterion": IgnoredBand()},
     "with zoom": {"augment": lesson.zoom},
     "zoomed images": {"zoomed": True},
@@ -119,7 +123,7 @@ def train(
         trained, detect, history = train_peer(
             torchvision_ssd,
             lesson.train_set,
-            round(theirs * STEPS),
+            max(2, round(theirs * STEPS)),
             seed,
             lesson.BATCH,
             rate,

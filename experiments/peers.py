@@ -4,8 +4,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
-from helpers import detectors
-from helpers.training import History, fit, pick_device, seed_everything
+from helpers import detectors, training
 
 AS_OURS = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}  # the input is normalised already
 
@@ -29,13 +28,13 @@ def train_peer(
     batch_size: int = 16,
     rate: float = 0.002,
     first: int = 0,
-) -> tuple[nn.Module, Callable[[Tensor], list[Mapping[str, Tensor]]], History]:
+) -> tuple[nn.Module, Callable[[Tensor], list[Mapping[str, Tensor]]], training.History]:
     """A detector of torchvision after `steps` steps, a function that detects, and the history.
 
     first: the number that the detector gives to class 0 (1 if it counts the background).
     """
-    seed_everything(seed)
-    device = pick_device()
+    training.seed_everything(seed)
+    device = training.pick_device()
     model = build().to(device)
 
     def losses(images, boxes, labels):
@@ -46,4 +45,4 @@ def train_peer(
         return [found | {"labels": found["labels"] - first} for found in model(list(images))]
 
     batches = detectors.augmented_batches(data, steps, seed, device, batch_size)
-    return model, detect, fit(model, losses, batches, steps, rate)
+    return model, detect, training.fit(model, losses, batches, steps, rate)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from experiments import __main__ as command
-from experiments import resampling, runner
+from experiments import rates, resampling, runner
 from experiments.outcome import Outcome
 from helpers import lessons, records
 from helpers.evaluation import coco_ap
@@ -205,7 +205,21 @@ def test_every_variant_trains_and_is_another_one(monkeypatch, name, variant):
     assert outcome.parameters > 1000 and outcome.ms_per_image > 0
     for found in outcome.detections:
         assert all(value.isfinite().all() for value in found.values())
-    assert (histories == outcome_and_histories(module, "main")[1]) == (variant == "main")
+    own, others = outcome_and_histories(module, "main")
+    pairs = zip(outcome.detections, own.detections)
+    same = histories == others and all(torch.equal(a["boxes"], b["boxes"]) for a, b in pairs)
+    assert same == (variant == "main")
+
+
+def test_learning_rates_are_compared_on_the_validation_images(monkeypatch, capsys):
+    module = runner.load("06")
+    shorten(module, monkeypatch)
+    monkeypatch.setattr(rates, "load", lambda name: module)
+    monkeypatch.setattr(rates, "benchmark", lambda split: {"val": ShapesDataset(3, seed=5)}[split])
+    rates.main(["06", "--rates", "0.001", "0.01", "--steps", "2"])
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(": AP")[0] for line in said] == ["main, rate 0.001", "main, rate 0.01"]
+    assert all(line.endswith("after 2 steps") for line in said)
 
 
 @pytest.fixture(scope="module")
