@@ -1,5 +1,7 @@
 """SSD: maps and default boxes, zoom, matching, mining with fair starts, RetinaNet beside it."""
 
+import math
+
 import torch
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD as TorchvisionSSD
@@ -83,8 +85,8 @@ VARIANTS = {
     },
     "ignored band": {"criterion": IgnoredBand()},
     "with zoom": {"augment": lesson.zoom},
-    "100 images": {"images": 100},
-    "100 images, with zoom": {"images": 100, "augment": lesson.zoom},
+    "100 images": {"share": 0.05},
+    "100 images, with zoom": {"share": 0.05, "augment": lesson.zoom},
     "prior, 1 : 1": {"criterion": lesson.MultiBoxLoss(ratio=1), "model": PRIOR},
     "prior, 3 : 1": {"model": PRIOR},
     "prior, 10 : 1": {"criterion": lesson.MultiBoxLoss(ratio=10), "model": PRIOR},
@@ -105,17 +107,17 @@ def train(
     model: dict | None = None,
     augment=None,
     rate: float = 0.004,
-    images: int | None = None,
+    share: float = 1.0,
     retina: float | None = None,
     theirs: float | None = None,
 ) -> Outcome:
     """The lesson's training of one variant, and what it finds on the held-out images.
 
-    images: so many of the training images, by default all;
+    share: of the training images, the first ones;
     retina, theirs: lecture 04's detector or torchvision's SSD in the place of SSD, for so many
     times as many steps, each of as many images.
     """
-    data = first(lesson.train_set, images) if images else lesson.train_set
+    data = first(lesson.train_set, share) if share < 1 else lesson.train_set
     if retina:
         other.train_set, other.BATCH = lesson.train_set, lesson.BATCH
         trained, history = other.train_retinanet(max(2, round(retina * STEPS)), seed)
@@ -146,6 +148,7 @@ def train(
     )
 
 
-def first(data, images):
-    """The first `images` of a split."""
-    return Split(images=data.images[:images], targets=data.targets[:images], classes=CLASSES)
+def first(data, share):
+    """The first images of a split."""
+    count = math.ceil(share * len(data))
+    return Split(images=data.images[:count], targets=data.targets[:count], classes=CLASSES)

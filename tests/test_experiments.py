@@ -155,9 +155,10 @@ def test_the_page_shows_only_variants_that_there_are(module):
     def table(lecture, variants=(), **_):
         shown.update((variants or module.VARIANTS) if lecture == module.LECTURE else ())
 
+    names = {"tables": types.SimpleNamespace(experiment_table=table)}
     for cell in cells:
         if cell.cell_type == "code" and "experiment_table(" in cell.source:
-            exec(cell.source, {"tables": types.SimpleNamespace(experiment_table=table)})  # noqa: S102
+            exec(cell.source, names)  # noqa: S102
     assert "main" in shown and shown - set(module.VARIANTS) == set()
 
 
