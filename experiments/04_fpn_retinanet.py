@@ -73,9 +73,9 @@ def torchvision_retinanet():
 
 # Each loss has its own learning rate. AP on the validation images after 700 steps, seed 0, with
 # rates of 0.001, 0.002 and 0.004 (experiments/rates.py):
-#   cross-entropy 0.675 0.720 0.729     no prior 0.661 0.714 0.710     hardest 3 : 1 0.679 0.723 0.733
-#   γ = 0.5       –     0.726 0.748     γ = 1    –     0.711 0.727
-#   γ = 2         0.629 0.700 0.687     γ = 5    0.446 0.589 0.499
+#   cross-entropy 0.675 0.720 0.729   no prior 0.661 0.714 0.710   hardest 3 : 1 0.679 0.723 0.733
+#   γ = 0.5       –     0.726 0.748   γ = 1    –     0.711 0.727
+#   γ = 2         0.629 0.700 0.687   γ = 5    0.446 0.589 0.499
 VARIANTS = {
     "main": {},
     "no top-down path": {"model": {"fpn": NoTopDown}},
