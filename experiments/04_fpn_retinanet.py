@@ -1,10 +1,12 @@
 """FPN and RetinaNet: levels, the top-down path, context, and answers to the imbalance."""
 
 import math
+from functools import partial
 
 import torch
 from torchvision.models import detection as torchvision_detection
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.retinanet import RetinaNetHead
 
 from experiments.outcome import Outcome
 from experiments.peers import AS_OURS, Maps, train_peer
@@ -61,13 +63,20 @@ def focal(alpha, gamma):
 
 
 def torchvision_retinanet():
-    """torchvision's RetinaNet on the lesson's backbone, pyramid and anchors, its own head."""
+    """torchvision's RetinaNet on the lesson's backbone and pyramid, with subnets as deep as ours.
+
+    Its four convolutions without normalisation do not learn in this time from random weights.
+    """
     ours = lesson.RetinaNet()
-    body = Maps(torch.nn.Sequential(ours.backbone, ours.fpn), ours.fpn.out_channels)
+    width, per_cell = ours.fpn.out_channels, ours.head.num_anchors
+    head = RetinaNetHead(width, per_cell, len(CLASSES), partial(torch.nn.GroupNorm, 8))
+    for subnet in (head.classification_head, head.regression_head):
+        del subnet.conv[1:]
     ratios = (lesson.RATIOS,) * len(lesson.SIZES)
     options = {"anchor_generator": AnchorGenerator(tuple(lesson.SIZES.values()), ratios)}
-    options |= AS_OURS | {"min_size": 128, "max_size": 128}
+    options |= AS_OURS | {"min_size": 128, "max_size": 128, "head": head}
     options |= {"score_thresh": 0.03, "detections_per_img": 100}  # as the lesson reads
+    body = Maps(torch.nn.Sequential(ours.backbone, ours.fpn), width)
     return torchvision_detection.RetinaNet(body, len(CLASSES), **options)
 
 
