@@ -666,21 +666,63 @@ BOX_COUNTS = {
 }
 
 
-def joined(detect, images, back=lambda b, w: b, second=True):
-    """Detections of images and of their mirror images, turned by `back`."""
-    found = []
-    for here, there in zip(detect(images), detect(images.flip(3))):
-        turned = there | {"boxes": back(there["boxes"], images.shape[3])}
-        both = [here, turned] if second else [here]
-        found.append({key: torch.cat([one[key] for one in both]) for key in here})
-    return found
+def enlarged(images, factor, mode="bilinear"):
+    return F.interpolate(images, scale_factor=factor, mode=mode)
+
+
+def with_margin(images, factor):
+    height, width = images.shape[2:]
+    return F.pad(images, (0, int(width * factor) - width, 0, int(height * factor) - height))
+
+
+def both(here, there):
+    """One dictionary of two."""
+    return {key: torch.cat([here[key], there[key]]) for key in here}
+
+
+def joined(back=lambda boxes, f: boxes / f, first=lambda boxes, f: boxes, ask=enlarged, join=both):
+    """Detections of images and of the same enlarged, with what a mistake exchanges."""
+
+    def ask_twice(detect, images, factor=1.25):
+        found = []
+        for here, there in zip(detect(images), detect(ask(images, factor))):
+            here = here | {"boxes": first(here["boxes"], factor)}
+            there = there | {"boxes": back(there["boxes"], factor)}
+            found.append(join(here, there))
+        return found
+
+    return ask_twice
+
+
+def suppressed(here, there):
+    one = both(here, there)
+    return {key: one[key][batched_nms(*one.values(), 0.5)] for key in one}
 
 
 TWICE = {
-    "a list with one dictionary per image is wanted": lambda d, x: d(x)[0],
-    "scores is missing": lambda d, x: [{"boxes": one["boxes"]} for one in d(x)],
-    "are 2, not 1": lambda d, x: joined(d, x, second=False),
-    "lies from width - x2 to width - x1": lambda d, x: joined(d, x),
+    "a list with one dictionary per image is wanted": lambda d, x, f: d(x)[0],
+    "scores is missing": joined(join=lambda a, b: {"boxes": a["boxes"]}),
+    "labels must be a torch tensor, got list": joined(
+        join=lambda a, b: both(a, b) | {"labels": [0, 0]}
+    ),
+    "ask about the enlarged image, too": lambda d, x, f: [both(one, one) for one in d(x)],
+    "makes 80 × 120 pixels of 64 × 96, not 51 × 76": joined(ask=lambda x, f: enlarged(x, 1 / f)),
+    "makes 80 × 120 pixels of 64 × 96, not 64 × 120": joined(ask=lambda x, f: enlarged(x, (1, f))),
+    "a factor of 1.5 makes 96 × 144": joined(ask=lambda x, f: enlarged(x, 1.25)),
+    "the answer about the enlarged image alone": joined(join=lambda a, b: b),
+    "are needed, got 2, 1 and 1": joined(join=lambda a, b: a | {"boxes": both(a, b)["boxes"]}),
+    "1 of each answer, were expected before any suppression, got 1": joined(join=suppressed),
+    "the scores differs": joined(join=lambda a, b: both(a, b | {"scores": a["scores"]})),
+    "the labels differs": joined(join=lambda a, b: both(a, b | {"labels": a["labels"] - 1})),
+    "still lie in the pixels of the enlarged image": joined(lambda boxes, f: boxes),
+    "the second boxes grow once more": joined(lambda boxes, f: boxes * f),
+    "the first boxes lie in the pixels of the original": joined(first=lambda boxes, f: boxes / f),
+    "these are the pixels of the enlarged image": joined(
+        lambda boxes, f: boxes, lambda boxes, f: boxes * f
+    ),
+    "the boxes differs": joined(lambda boxes, f: boxes / f - 8),
+    'not by repeating them (mode="nearest")': joined(ask=lambda x, f: enlarged(x, f, "nearest")),
+    "enlarge by blending pixels": joined(lambda boxes, f: boxes, ask=with_margin),
 }
 MISTAKES |= {"ssd.q1": BOX_COUNTS, "ssd.q2": OWN_BOXES, "ssd.q3": MINED, "ssd.q4": TWICE}
 CASES = [(place, said) for place, mistakes in MISTAKES.items() for said in mistakes]
@@ -699,6 +741,10 @@ def mined_by_topk(loss, positive, ratio):
     )
 
 
+def one_by_one(detect, images, factor=1.25):
+    return [joined()(detect, image[None], factor)[0] for image in images]
+
+
 RIGHT = {
     "fpn_retinanet.q1": [73440, 73440.0, np.int64(73440)],
     "fpn_retinanet.q2": [
@@ -713,6 +759,7 @@ RIGHT = {
     "ssd.q1": [24564, 24564.0],
     "ssd.q2": [paired, lambda o: paired(o.double()).float()],
     "ssd.q3": [summed(lambda v, r, n: v[: r * n]), lambda v, p, ratio: mined_by_topk(v, p, ratio)],
+    "ssd.q4": [joined(), joined(join=lambda here, there: both(there, here)), one_by_one],
     "faster_rcnn.q1": [43.24, 43.2, 43.3, 44, 44.0, np.float32(43.24), torch.tensor(43.24)],
     "faster_rcnn.q3": [faster_rcnn._torchvision, faster_rcnn._by_grid],
     "yolo.q1": [5915, 5915.0, np.int64(5915), torch.tensor(5915)],
@@ -889,19 +936,44 @@ def test_reports_that_are_read_together_move_the_ap():
 
 
 def test_the_same_answer_twice_is_no_gain():
-    """The other half of the question, about the mirror image, is what moves the AP."""
+    """What moves the AP is the question about the enlarged image."""
 
-    def ask_twice(detect, images):
-        if len(images) == 2:  # the check's own small images: as asked
-            return solve(detect, images)
-        return [{key: torch.cat([v, v]) for key, v in one.items()} for one in detect(images)]
+    def ask_twice(detect, images, factor=None):
+        if factor:  # the check's own small images: as asked
+            return joined()(detect, images, factor)
+        return [both(one, one) for one in detect(images)]
 
-    solve = solved(EVERY["ssd.q4"], {})
     said = EVERY["ssd.q4"].verdict(ask_twice)
-    numbers = re.match(r"✗ AP (.+); asked once it is (.+), (.+) is wanted", said)
+    numbers = re.fullmatch(r"✗ AP (.+); asked once it is (.+), (.+) is wanted", said)
     assert numbers, said
     after, before, wanted = map(float, numbers.groups())
     assert after == before > 0.5 and wanted == pytest.approx(before + ssd.GAIN, abs=1e-3)
+    tasks = [cell.source for cell in section_of("ssd") if cell.cell_type == "markdown"]
+    assert f" {ssd.GAIN:g} " in tasks[3]
+
+
+def test_the_gain_is_told_by_size(page):
+    """The check's numbers, by another way: the page's network, read at two sizes."""
+    q, space = EVERY["ssd.q4"], page("ssd")
+    said = q.verdict(solved(q, dict(space)))
+    model = space["SSD"]().eval()
+    model.load_state_dict(records.latest_weights("06_ssd")[0])
+    images, targets = benchmark("val").images[:100], benchmark("val").targets[:100]
+    images, found = to_input(images, torch.device("cpu")), []
+    with torch.no_grad():
+        for batch in (images, enlarged(images, 1.25)):
+            size = tuple(batch.shape[2:])
+            found.append(space["decode"](model(batch), size, iou=1.0, top=1000))
+    for there in found[1]:
+        there["boxes"] /= 1.25
+    joint = [suppressed(here, there) for here, there in zip(*found)]
+    once = space["decode"](model(images), (128, 128))
+    before, after = (coco_ap(answer, targets) for answer in (once, joint))
+    small, medium, large = (
+        after[name] - before[name] for name in ("AP_small", "AP_medium", "AP_large")
+    )
+    by_size = f"small objects {small:+.3f}, medium {medium:+.3f}, large {large:+.3f}"
+    assert said == f"✓ AP {before['AP']:.3f} → {after['AP']:.3f}: {by_size}"
 
 
 def test_weights_for_the_exercise_are_those_of_the_page(page):
