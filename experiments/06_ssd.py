@@ -72,6 +72,8 @@ def torchvision_ssd():
     )
 
 
+# AP on the validation images, seed 0, with learning rates of 0.002 and 0.004 (experiments/rates.py):
+#   main 0.722 0.731   torchvision 0.677 0.706
 VARIANTS = {
     "main": {},
     "two maps": {"network": BothScales},

@@ -1060,17 +1060,17 @@ def receptive_fields_figure(
 
 
 def score_maps_figure(
-    image: Tensor, target: Mapping[str, Tensor], maps: Sequence[Tensor], levels: Sequence[int]
+    image: Tensor, target: Mapping[str, Tensor], maps: Sequence[Tensor], names: Sequence[str]
 ) -> Figure:
-    """An image (3, H, W) with its objects, and the scores (h, w) of each level over it."""
+    """An image (3, H, W) with its objects, and the scores (h, w) of each map over it."""
     figure, axes = plt.subplots(1, len(maps) + 1, figsize=(14.5, 4.1), layout="constrained")
     height, width = image.shape[1:]
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
     show_image(axes[0], image, "the image and its objects")
-    for ax, scores, level in zip(axes[1:], maps, levels):
+    for ax, scores, name in zip(axes[1:], maps, names):
         ax.imshow(scores.numpy(), cmap="Greys", vmin=0, vmax=1, extent=extent)
         rows, columns = scores.shape
-        ax.set_title(f"P{level}: {rows} × {columns} cells")
+        ax.set_title(f"{name}: {rows} × {columns} cells")
     for ax in axes:
         draw_boxes(ax, target["boxes"], colours="black", line_style="--")
         ax.set(xticks=[], yticks=[])
@@ -1089,6 +1089,7 @@ def ssd_figure() -> Figure:
         "stride 4": Part("map", size=(48, 32, 32)),
         "3 × 3 class\n3 × 3 box": Part("learnt", added=True),
         "answers": Part("map", size=(48, 32, 32), added=True),
+        "8064\nanswers": Part("fixed"),
         "decode": Part("fixed"),
         "stride 8": Part("map", under=("stride 4", 1), size=(96, 16, 16)),
         "stride 16": Part("map", under=("stride 4", 2), size=(128, 8, 8)),
@@ -1096,8 +1097,8 @@ def ssd_figure() -> Figure:
         "3 × 3 class\n3 × 3 box  ": Part("learnt", under=("3 × 3 class\n3 × 3 box", 2), added=True),
         "answers ": Part("map", under=("answers", 1), size=(48, 16, 16), added=True),
         "answers  ": Part("map", under=("answers", 2), size=(48, 8, 8), added=True),
-        "MultiBoxLoss": Part("fixed", under=("decode", 1), added=True, training=True),
-        "match_boxes,\nmine_hard_\nnegatives": Part(
+        "MultiBox\nLoss": Part("fixed", under=("decode", 1), added=True, training=True),
+        "default_boxes,\nmatch_boxes,\nmine_hard_\nnegatives": Part(
             "fixed", under=("decode", 2), added=True, training=True
         ),
     }
@@ -1106,16 +1107,17 @@ def ssd_figure() -> Figure:
         ("SSD\nBackbone", "stride 4"): "(48, 32, 32)",
         ("stride 4", "3 × 3 class\n3 × 3 box"): "",
         ("3 × 3 class\n3 × 3 box", "answers"): "(48, 32, 32)",
-        ("answers", "decode"): "(8064, 8)",
+        ("answers", "8064\nanswers"): "",
+        ("8064\nanswers", "decode"): "(8064, 8)",
         ("stride 4", "stride 8"): "",
         ("stride 8", "stride 16"): "",
         ("stride 8", "3 × 3 class\n3 × 3 box "): "",
         ("stride 16", "3 × 3 class\n3 × 3 box  "): "",
         ("3 × 3 class\n3 × 3 box ", "answers "): "(48, 16, 16)",
         ("3 × 3 class\n3 × 3 box  ", "answers  "): "(48, 8, 8)",
-        ("answers ", "decode"): "",
-        ("answers  ", "decode"): "",
-        ("answers ", "MultiBoxLoss"): "",
-        ("match_boxes,\nmine_hard_\nnegatives", "MultiBoxLoss"): "",
+        ("answers ", "8064\nanswers"): "",
+        ("answers  ", "8064\nanswers"): "",
+        ("8064\nanswers", "MultiBox\nLoss"): "",
+        ("default_boxes,\nmatch_boxes,\nmine_hard_\nnegatives", "MultiBox\nLoss"): "",
     }
     return detector_figure(parts, arrows)

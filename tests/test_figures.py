@@ -328,11 +328,11 @@ def test_a_receptive_field_has_its_side_and_lies_in_the_middle(closed):
 def test_score_maps_lie_over_the_image(closed):
     image, target = torch.zeros(3, 40, 60, dtype=torch.uint8), {"boxes": torch.zeros(0, 4)}
     maps = [torch.rand(10, 15), torch.rand(5, 8)]
-    figure = figures.score_maps_figure(image, target, maps, (2, 3))
+    figure = figures.score_maps_figure(image, target, maps, ("P2", "stride 8"))
     figure.canvas.draw()
     first, *others = figure.axes
-    for ax, scores, level in zip(others, maps, (2, 3), strict=True):
-        assert ax.get_title() == f"P{level}: {scores.shape[0]} × {scores.shape[1]} cells"
+    for ax, scores, name in zip(others, maps, ("P2", "stride 8"), strict=True):
+        assert ax.get_title() == f"{name}: {scores.shape[0]} × {scores.shape[1]} cells"
         assert ax.images[0].get_extent() == [-0.5, 59.5, 39.5, -0.5]
         np.testing.assert_allclose(ax.images[0].get_array(), scores)
 
