@@ -47,13 +47,6 @@ class AllNegatives(lesson.MultiBoxLoss):
         return positive | negative
 
 
-class FocalFactor(AllNegatives):
-    """All boxes count, each turned down by (1 - p)^2, where p is the probability of its truth."""
-
-    def weights(self, loss, positive, negative):
-        return (1 - torch.exp(-loss)).clamp(min=1e-7) ** 2
-
-
 class BothScales(lesson.SSD):
     """Two maps with all six sizes: the smallest ones stand on the map of stride 8, too."""
 
@@ -93,7 +86,6 @@ VARIANTS = {
     "prior, 3 : 1": {"model": PRIOR},
     "prior, 10 : 1": {"criterion": lesson.MultiBoxLoss(ratio=10), "model": PRIOR},
     "prior, all negatives": {"criterion": AllNegatives(), "model": PRIOR},
-    "prior, focal factor": {"criterion": FocalFactor(), "model": PRIOR},
     "no prior, all negatives": {"criterion": AllNegatives()},
     "RetinaNet, equal steps": {"retina": 1.0},
     "RetinaNet, equal seconds": {"retina": 0.84},

@@ -1,14 +1,13 @@
 """The lecture text's section on FPN and RetinaNet, statement by statement: its lines 542 to 704."""
 
 import math
-from statistics import mean
 
 import matplotlib.pyplot as plt
 import pytest
 import torch
 import torch.nn.functional as F
 from claim import claim
-from shared import notebook_code
+from shared import notebook_code, recorded_mean
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet50
@@ -16,7 +15,6 @@ from torchvision.ops import box_iou
 
 from helpers.anchors import grid_anchors
 from helpers.lessons import load
-from helpers.records import EXPERIMENTS, read_records
 
 # Lin et al. 2017a, on COCO minival with a ResNet-50: AP, and AP of small objects.
 FPN_TABLE_2 = {"FPN": 33.9, "no top-down": 24.9}
@@ -43,15 +41,6 @@ def features(lesson):
     torch.manual_seed(0)
     with torch.no_grad():
         return lesson.SimpleBackbone((8, 16, 24, 32)).eval()(torch.rand(1, 3, 224, 224))
-
-
-def recorded(variant):
-    """AP of a full training, the mean of its three seeds in data/experiments."""
-    rows, problems = read_records(EXPERIMENTS, ["04_fpn_retinanet"])
-    assert not problems, problems
-    ap = [row["AP"] for row in rows if row["variant"] == variant]
-    assert len(ap) == 3, f"{variant} needs three seeds, the record has {len(ap)}"
-    return mean(ap)
 
 
 def gmacs(module, *inputs):
@@ -680,7 +669,7 @@ def test_how_many_anchors(measure):
     "(ResNet-101), table 1",
 )
 def test_cross_entropy_trains_too(measure):
-    ce, focal = recorded("cross-entropy"), recorded("main")
+    ce, focal = (recorded_mean("04_fpn_retinanet", name) for name in ("cross-entropy", "main"))
     assert ce > 0.5 and GAMMAS[0.0] > 30
     measure(f"on our shapes cross-entropy with the prior {ce:.3f}, the focal loss {focal:.3f}")
 

@@ -1,20 +1,18 @@
 """The lecture text's section on SSD and RetinaNet, statement by statement: its lines 892 to 932."""
 
 import math
-from statistics import mean
 
 import matplotlib.pyplot as plt
 import pytest
 import torch
 import torch.nn.functional as F
 from claim import claim
-from shared import notebook_code, objects_of
+from shared import notebook_code, objects_of, recorded_mean
 from torch import nn
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.ops import batched_nms, box_iou
 
 from helpers.lessons import load
-from helpers.records import EXPERIMENTS, read_records
 
 # Liu et al. 2016, table 7: mAP on VOC 2007 and images per second on a Titan X, batch 1 and 8.
 SSD300 = (74.3, 46, 59)
@@ -32,15 +30,6 @@ def lesson():
 @pytest.fixture(scope="module")
 def retina():
     return load("04_fpn_retinanet")
-
-
-def recorded(variant):
-    """AP of a full training, the mean of its three seeds in data/experiments."""
-    rows, problems = read_records(EXPERIMENTS, ["06_ssd"])
-    assert not problems, problems
-    ap = [row["AP"] for row in rows if row["variant"] == variant]
-    assert len(ap) == 3, f"{variant} needs three seeds, the record has {len(ap)}"
-    return mean(ap)
 
 
 def at_224(lesson, base=2.0):
@@ -363,12 +352,12 @@ def test_hard_ones_keep_a_part(retina, measure):
     paper=f"AP {FOCAL} against {MINING} with mining, ResNet-101, table 1; the reason is a reading",
 )
 def test_mining_against_a_focal_factor(measure):
-    mining, focal = recorded("main"), recorded("prior, focal factor")
-    everybody = recorded("prior, all negatives")
+    names = ("cross-entropy, hardest 3 : 1", "cross-entropy", "main")
+    mining, everybody, focal = (recorded_mean("04_fpn_retinanet", name) for name in names)
     assert FOCAL > MINING and min(mining, focal, everybody) > 0.4
     measure(
-        f"one network, our shapes: mining {mining:.3f}, all negatives {everybody:.3f}, with a "
-        f"focal factor {focal:.3f}"
+        f"RetinaNet on our shapes: mining {mining:.3f}, all negatives {everybody:.3f}, the focal "
+        f"loss {focal:.3f}"
     )
 
 
@@ -428,13 +417,9 @@ def test_a_confident_false_positive_is_hard(retina, measure):
 )
 def test_ratios_with_a_fair_start(measure):
     names = [f"prior, {n} : 1" for n in (1, 3, 10)]
-    ap = [recorded(name) for name in names]
+    ap = [recorded_mean("06_ssd", name) for name in names]
     assert max(ap) - min(ap) < 0.2
-    measure(
-        "with the prior, ratios 1, 3 and 10: AP "
-        + ", ".join(f"{value:.3f}" for value in ap)
-        + f"; the focal factor {recorded('prior, focal factor'):.3f}"
-    )
+    measure("with the prior, ratios 1, 3 and 10: AP " + ", ".join(f"{value:.3f}" for value in ap))
 
 
 @claim(
