@@ -21,7 +21,7 @@ from shared import (
 )
 from torch import nn
 from torchvision.models.detection._utils import Matcher
-from torchvision.ops import FeaturePyramidNetwork, box_area, box_iou, sigmoid_focal_loss
+from torchvision.ops import FeaturePyramidNetwork, box_iou, sigmoid_focal_loss
 
 from helpers import boxes as reference
 from helpers.anchors import grid_anchors
@@ -793,20 +793,17 @@ def test_the_framed_benchmark_is_frozen(nb, split):
     assert digest.hexdigest() == FRAMED[split]
 
 
-def test_score_maps_and_the_levels_of_objects(on_few_images, few_images, monkeypatch):
+def test_score_maps_and_the_surest_level(on_few_images, few_images, monkeypatch):
     nb = on_few_images
     monkeypatch.setattr(nb, "model", nb.RetinaNet().eval(), raising=False)
     maps = nb.score_maps(few_images.images)
     assert [tuple(m.shape) for m in maps] == [(4, 32, 32), (4, 16, 16), (4, 8, 8)]
-    every = [torch.zeros_like(m) for m in maps]
-    every[1][:] = 0.5  # the middle level is surest everywhere ...
-    every[2][2] = 0.9  # ... but in one image
-    monkeypatch.setattr(nb, "every", every, raising=False)
-    sides, levels = nb.level_of_objects()
-    boxes = torch.cat([t["boxes"] for t in few_images.targets])
-    torch.testing.assert_close(sides, box_area(boxes).sqrt())
-    counts = [len(t["boxes"]) for t in few_images.targets]
-    assert levels.tolist() == sum(([4 if i == 2 else 3] * n for i, n in enumerate(counts)), [])
+    first, *others = few_images.targets[0]["boxes"].tolist()
+    middle, finest = maps[1][0] * 0 + 0.5, maps[0][0] * 0  # the middle level is surest everywhere
+    x, y = (first[0] + first[2]) / 2, (first[1] + first[3]) / 2
+    finest[int(y // 4), int(x // 4)] = 0.9  # ... but at the centre of the first object
+    levels = nb.surest_level(few_images.targets[0], [finest, middle, maps[2][0] * 0])
+    assert levels.tolist() == [2, *[3] * len(others)]
 
 
 def test_losses_of_negatives(on_few_images, few_images):
