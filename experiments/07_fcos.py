@@ -98,17 +98,17 @@ def with_relu(network):
 def torchvision_fcos():
     """torchvision's FCOS on the lesson's backbone and pyramid, with towers as deep as ours.
 
-    Its ranges are 4 to 8 sides of a location's square, and its radius counts these sides: with
-    squares of 3/8 of a stride they are those of the lesson.
+    Its levels answer for 4 to 8 sides of a location's square, whose sides it rounds to whole even
+    pixels, and its radius counts these sides. Half a stride is nearest to the lesson's ranges.
     """
     ours = lesson.FCOSDetector()
     width, norm = ours.fpn.output[0].out_channels, partial(nn.GroupNorm, 8)
     head = FCOSHead(32, 1, len(CLASSES), num_convs=1)  # its towers want multiples of 32 channels
     head.classification_head = FCOSClassificationHead(width, 1, len(CLASSES), 1, norm_layer=norm)
     head.regression_head = FCOSRegressionHead(width, 1, 1, norm)
-    sides = tuple((3 * stride / 8,) for stride in lesson.STRIDES)
+    sides = tuple((stride / 2,) for stride in lesson.STRIDES)  # ranges to 16, to 32, and above
     options = {"anchor_generator": AnchorGenerator(sides, ((1.0,),) * len(sides)), "head": head}
-    options |= {"center_sampling_radius": lesson.RADIUS * 8 / 3, "nms_thresh": 0.5}
+    options |= {"center_sampling_radius": 2 * lesson.RADIUS, "nms_thresh": 0.5}
     options |= AS_OURS | {"min_size": 128, "max_size": 128, "score_thresh": 0.05}  # as ours reads
     body = Maps(nn.Sequential(ours.backbone, ours.fpn), width)
     return torchvision_detection.FCOS(body, len(CLASSES), **options)
