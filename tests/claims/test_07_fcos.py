@@ -17,7 +17,7 @@ from helpers import shapes
 from helpers.detectors import augmented_batches
 from helpers.lessons import load
 from helpers.records import WEIGHTS, load_weights
-from helpers.shapes import ShapesDataset, benchmark
+from helpers.shapes import benchmark
 
 # Tian et al. 2019, AP on COCO minival with a ResNet-50: tables 3 and 4.
 RETINANET, IDENTICAL, FCOS = 35.9, 36.3, 37.1
@@ -400,7 +400,7 @@ def test_zeros_of_the_relu(lesson, measure):
     1014,
     says="one head serves all levels since the same patterns mean objects at all scales",
     verdict="imprecise",
-    paper="not reasonable to use identical heads for different levels, so a scale each, section 3.2",
+    paper="not reasonable to have identical heads for all levels, so a scale each, section 3.2",
 )
 def test_levels_are_asked_for_different_numbers(lesson, measure):
     boxes, labels = ([t[key] for t in lesson.train_set.targets[:60]] for key in ("boxes", "labels"))
@@ -586,7 +586,7 @@ def test_pixels_and_strides(lesson, measure):
     "fcos",
     30,
     1062,
-    says="centre-ness is √(min(l, r)/max(l, r) · min(t, b)/max(t, b)), 1 in the middle, 0 at an edge",
+    says="centre-ness is √(min(l, r)/max(l, r) · min(t, b)/max(t, b)), from 0 to 1",
     verdict="true",
     paper="eq. 3, with the root to slow its decay down",
 )
