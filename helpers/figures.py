@@ -1219,21 +1219,34 @@ def level_maps_figure(
     return figure
 
 
-def location_figure(box: Tensor, at: Tensor, ltrb: Tensor, title: str) -> Figure:
-    """A box (4,) on 128 x 128 pixels, a location (2,) and, if it is inside, its distances (4,)."""
-    figure, ax = plt.subplots(figsize=(13.5, 6.2), layout="constrained")
+def location_figure(
+    box: Tensor, at: Tensor, ltrb: Tensor, title: str, answers: Tensor, strides: Tensor
+) -> Figure:
+    """Left a box (4,) on 128 x 128 pixels and a location (2,) with its distances (4,), if inside.
+
+    Right the locations (n, 2) that answer for the box, and the stride (n,) of each.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(13.5, 6.6), layout="constrained")
     x1, y1, x2, y2 = box.tolist()
     x, y = at.tolist()
-    ax.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec="black", lw=3))
+    for ax in axes:
+        ax.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec="black", lw=3))
+        ax.set(xlim=(0, 128), ylim=(128, 0), aspect="equal")
     if min(ltrb.tolist()) > 0:
         ends = ((x1, y), (x, y1), (x2, y), (x, y2))
-        for name, end, value, side in zip("ltrb", ends, ltrb.tolist(), ("h", "v", "h", "v")):
-            ax.plot([x, end[0]], [y, end[1]], ls="--", color=COLOURS[0])
-            place = ((x + end[0]) / 2, (y + end[1]) / 2)
-            look = {"ha": "center", "va": "bottom"} if side == "h" else {"ha": "left"}
-            ax.annotate(f" {name} = {value:g}", place, fontsize=15, **look)
-    ax.plot(x, y, "o", color="black", ms=11)
-    ax.set(xlim=(0, 128), ylim=(128, 0), aspect="equal", title=title, xlabel="x", ylabel="y")
+        for name, end, value in zip("ltrb", ends, ltrb.tolist()):
+            axes[0].plot([x, end[0]], [y, end[1]], ls="--", color=COLOURS[0])
+            look = {"ha": "left", "va": "center"} if name in "tb" else {"ha": "center"}
+            place = ((x + end[0]) / 2 + (name in "tb"), (y + end[1]) / 2 - (name in "lr"))
+            axes[0].text(*place, f"{name} = {value:g}", fontsize=14, **look)
+    axes[0].plot(x, y, "o", color="black", ms=11)
+    axes[0].set_title(title)
+    for level, stride in enumerate((4, 8, 16)):
+        mine = answers[strides == stride]
+        look = {"color": COLOURS[level], "s": 12 * stride**0.9, "marker": "os^"[level]}
+        axes[1].scatter(*mine.T, label=f"P{2 + level}: {len(mine)}", **look)
+    axes[1].legend(fontsize=13)
+    axes[1].set_title("who answers for this box")
     return figure
 
 

@@ -369,11 +369,14 @@ def test_maps_of_all_levels_lie_over_the_image(closed):
 
 def test_a_location_shows_its_distances_where_it_has_any(closed):
     box, at = torch.tensor([20.0, 30, 90, 70]), torch.tensor([30.0, 50])
+    answers = torch.tensor([[30.0, 50], [34, 50], [40, 56]]), torch.tensor([4, 4, 16])
     for ltrb, count in ((torch.tensor([10.0, 20, 60, 20]), 4), (torch.tensor([-1.0, 2, 3, 4]), 0)):
-        figure = figures.location_figure(box, at, ltrb, "a title")
+        figure = figures.location_figure(box, at, ltrb, "a title", *answers)
         figure.canvas.draw()
         assert figure.axes[0].get_title() == "a title" and len(figure.axes[0].texts) == count
-        assert count == 0 or " l = 10" in texts_of(figure)
+        assert count == 0 or "l = 10" in texts_of(figure)
+        legend = figure.axes[1].get_legend().get_texts()
+        assert [text.get_text() for text in legend] == ["P2: 2", "P3: 0", "P4: 1"]
 
 
 def test_candidates_stand_over_their_levels(closed):

@@ -611,16 +611,24 @@ def test_other_floats_give_the_loss_and_boxes_of_float32(nb, kind):
     assert len(answers[0][0]["boxes"]) > 0
 
 
-def test_the_positives_have_the_centerness_of_their_places(nb, few, few_images):
+def test_centerness_and_reach_of_the_positives(nb, few, few_images):
     at, stride = nb.all_locations(128, 128)
     for options in nb.RULES.values():
-        values = []
+        places, reach = [], []
         for target in few_images.targets:
             match = nb.assign(at, stride, target["boxes"], **options)
             mine = match >= 0
             ltrb = nb.ltrb_of(at[mine], target["boxes"][match[mine]])
-            values += [centerness_by_pencil(*row) for row in ltrb.tolist()]
-        assert nb.centerness_of_positives(options).tolist() == pytest.approx(sorted(values), 1e-4)
+            places += [centerness_by_pencil(*row) for row in ltrb.tolist()]
+            reach += (ltrb.amax(dim=1) / stride[mine]).tolist()
+        found = nb.of_positives(options)
+        assert found[0].tolist() == pytest.approx(places, 1e-4)
+        assert found[1].tolist() == pytest.approx(reach, 1e-4)
+
+
+def test_shares_below(nb):
+    values, grid = tensor([3.0, 1, 2, 2]), tensor([0.0, 1, 1.5, 2, 2.5, 9])
+    assert nb.shares_below(values, grid).tolist() == [0, 0, 0.25, 0.25, 0.75, 1]
 
 
 # ---------------------------------------------------------------- from distances to boxes
@@ -768,12 +776,15 @@ def test_locations_are_explained(nb):
     places = {(64, 64): "1.00; longest 35 px: P4", (44, 64): "P4", (0, 0): "outside"}
     places |= {(29, 64): "outside", (64, 89): "outside", (97, 64): "nobody answers"}
     for (x, y), said in places.items():
-        (ax,) = nb.show_location(x, y).axes
+        ax, _ = nb.show_location(x, y).axes
         assert said in ax.get_title(), (x, y, ax.get_title())
         assert len(ax.texts) == (0 if said == "outside" else 4)
         plt.close("all")
-    (ax,) = nb.show_location(64, 64, 20, 18).axes
+    ax, right = nb.show_location(64, 64, 20, 18).axes
     assert "P2 answers" in ax.get_title()
+    counts = [int(t.get_text().split()[1]) for t in right.get_legend().get_texts()]
+    match = nb.assign(*nb.all_locations(128, 128), tensor([[54.0, 55, 74, 73]]))
+    assert sum(counts) == int((match == 0).sum()) > 0
 
 
 def test_rules_maps_and_candidates_are_drawn(nb, few, few_images, monkeypatch):
