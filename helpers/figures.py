@@ -1273,7 +1273,7 @@ def atss_figure(
         ax.axhline(float(values.mean() + values.std()), color="black", lw=1.5, ls="--")
         for level, s in enumerate(levels):
             here = overlap[mine & (stride == s), m]
-            chosen = (match == m)[mine & (stride == s)]
+            chosen = (match == m)[mine & (stride == s)].numpy()
             spots = level + np.linspace(-0.25, 0.25, len(here))
             ax.scatter(spots, here, s=70, fc="white", ec=COLOURS[1], lw=1.6)
             ax.scatter(spots[chosen], here[chosen], s=70, color=COLOURS[1])

@@ -556,7 +556,9 @@ def test_five_pixels(lesson, measure):
 def test_scale(lesson, measure):
     torch.manual_seed(0)
     a, b = torch.rand(100, 4) * 50 + 1, torch.rand(100, 4) * 50 + 1
-    pairs = [(lesson.IoULoss()(k * a, k * b).item(), F.l1_loss(k * a, k * b)) for k in (1, 10)]
+    pairs = [
+        (lesson.IoULoss()(k * a, k * b).item(), F.l1_loss(k * a, k * b).item()) for k in (1, 10)
+    ]
     assert pairs[0][0] == pytest.approx(pairs[1][0], rel=1e-4)
     assert pairs[1][1] == pytest.approx(10 * pairs[0][1], rel=1e-4)
     measure("boxes ten times as large: the IoU loss stays, L1 is ten times as large")
