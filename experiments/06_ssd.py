@@ -19,7 +19,7 @@ for module in (lesson, other):
     module.SEED, module.DEVICE = 0, pick_device()
     module.train_set, module.test_set = benchmark("train"), benchmark("test")
 STEPS = budget(cpu=lesson.CPU_STEPS)
-PRIOR = {"pi": 0.01}
+NO_PRIOR = {"pi": None}
 SIX = (0.5, 0.8, 1.0, 1.6, 2.0, 3.2)  # scales of one map that give all six sizes
 
 
@@ -29,15 +29,6 @@ class WithoutThePromise(lesson.MultiBoxLoss):
     def match(self, overlap):
         best, matches = torch.nn.functional.pad(overlap, (0, 1)).max(dim=1)
         return torch.where(best < 0.5, -1, matches)
-
-
-class IgnoredBand(lesson.MultiBoxLoss):
-    """RetinaNet's band: boxes between 0.4 and 0.5 do not count."""
-
-    def match(self, overlap):
-        matches = super().match(overlap)
-        near = torch.nn.functional.pad(overlap, (0, 1)).amax(dim=1) >= 0.4
-        return torch.where((matches == -1) & near, -2, matches)
 
 
 class AllNegatives(lesson.MultiBoxLoss):
@@ -73,20 +64,23 @@ VARIANTS = {
     "one map": {"model": {"strides": (8,), "scales": SIX}},
     "squares only": {"model": {"ratios": (1.0,)}},
     "one scale": {"model": {"scales": (1.3,)}},
-    "base 1": {"model": {"base": 1.0}},
-    "base 1, without the promise": {
+    "mining 1 : 1": {"criterion": lesson.MultiBoxLoss(ratio=1)},
+    "mining 10 : 1": {"criterion": lesson.MultiBoxLoss(ratio=10)},
+    "all negatives": {"criterion": AllNegatives()},
+    "no prior": {"model": NO_PRIOR},
+    "no prior, all negatives": {"criterion": AllNegatives(), "model": NO_PRIOR},
+    "no prior, base 1": {"model": NO_PRIOR | {"base": 1.0}},
+    "no prior, base 1, without the promise": {
         "criterion": WithoutThePromise(),
-        "model": {"base": 1.0},
+        "model": NO_PRIOR | {"base": 1.0},
     },
-    "ignored band": {"criterion": IgnoredBand()},
-    "with zoom": {"augment": lesson.zoom},
-    "100 images": {"share": 0.05},
-    "100 images, with zoom": {"share": 0.05, "augment": lesson.zoom},
-    "prior, 1 : 1": {"criterion": lesson.MultiBoxLoss(ratio=1), "model": PRIOR},
-    "prior, 3 : 1": {"model": PRIOR},
-    "prior, 10 : 1": {"criterion": lesson.MultiBoxLoss(ratio=10), "model": PRIOR},
-    "prior, all negatives": {"criterion": AllNegatives(), "model": PRIOR},
-    "no prior, all negatives": {"criterion": AllNegatives()},
+    "no prior, with zoom": {"model": NO_PRIOR, "augment": lesson.zoom},
+    "no prior, 100 images": {"model": NO_PRIOR, "share": 0.05},
+    "no prior, 100 images, with zoom": {
+        "model": NO_PRIOR,
+        "share": 0.05,
+        "augment": lesson.zoom,
+    },
     "RetinaNet, equal steps": {"retina": 1.0},
     "RetinaNet, equal seconds": {"retina": 0.84},
     "torchvision, equal steps": {"theirs": 1.0},
