@@ -21,7 +21,6 @@ lesson.SEED, lesson.DEVICE = 0, pick_device()
 lesson.train_set, lesson.test_set = benchmark("train"), benchmark("test")
 STEPS = budget(cpu=lesson.CPU_STEPS)
 COARSE = {level + 1: sizes for level, sizes in lesson.SIZES.items()}  # the same anchors, levels 3-5
-ALL_ON = {2: sum(lesson.SIZES.values(), ())}  # all six sizes on one map
 
 
 class NoTopDown(lesson.SimpleFPN):
@@ -29,21 +28,6 @@ class NoTopDown(lesson.SimpleFPN):
 
     def top_down(self, lateral):
         return lateral
-
-
-class FinestAlone(lesson.RetinaNet):
-    """All anchors on the finest map, which knows of no other."""
-
-    def __init__(self, **options):
-        super().__init__(**options, fpn=NoTopDown)
-        per_cell = len(lesson.RATIOS) * len(ALL_ON[2])
-        self.head = lesson.SimpleRetinaNet(3, per_cell, self.fpn.out_channels, 1, he_init=True)
-
-    def forward(self, images):
-        finest = self.fpn(self.backbone(images))[:1]
-        logits, deltas = self.head(finest)
-        anchors = lesson.anchors_of([finest[0].shape[2:]], ALL_ON).to(images.device)
-        return lesson.by_anchor(logits, 3), lesson.by_anchor(deltas, 4), anchors
 
 
 class Mining(lesson.DenseLoss):
@@ -88,9 +72,7 @@ def torchvision_retinanet():
 VARIANTS = {
     "main": {},
     "no top-down path": {"model": {"fpn": NoTopDown}},
-    "finest map alone": {"network": FinestAlone},
     "levels 3–5": {"model": {"sizes": COARSE}},
-    "levels 3–5, no top-down path": {"model": {"sizes": COARSE, "fpn": NoTopDown}},
     "framed": {"framed": True},
     "framed, no top-down path": {"framed": True, "model": {"fpn": NoTopDown}},
     "cross-entropy": {"criterion": focal(None, 0.0)},
@@ -112,7 +94,6 @@ VARIANTS = {
 
 def train(
     seed: int,
-    network: type = lesson.RetinaNet,
     criterion: lesson.DenseLoss | None = None,
     model: dict | None = None,
     rate: float = 0.004,
@@ -134,7 +115,7 @@ def train(
         )
     else:
         trained, history = lesson.train_retinanet(
-            STEPS, seed, lambda: network(**options), criterion, train_set, rate
+            STEPS, seed, lambda: lesson.RetinaNet(**options), criterion, train_set, rate
         )
         detect = trained.detect
     _, found = detectors.evaluate(detect, test_set, lesson.DEVICE)
