@@ -20,7 +20,6 @@ for module in (lesson, other):
     module.train_set, module.test_set = benchmark("train"), benchmark("test")
 STEPS = budget(cpu=lesson.CPU_STEPS)
 NO_PRIOR = {"pi": None}
-SIX = (0.5, 0.8, 1.0, 1.6, 2.0, 3.2)  # scales of one map that give all six sizes
 
 
 class WithoutThePromise(lesson.MultiBoxLoss):
@@ -38,13 +37,6 @@ class AllNegatives(lesson.MultiBoxLoss):
         return positive | negative
 
 
-class BothScales(lesson.SSD):
-    """Two maps with all six sizes: the smallest ones stand on the map of stride 8, too."""
-
-    def __init__(self, **options):
-        super().__init__(strides=(8, 16), scales=(0.5, 0.8, 1.0, 1.6), base=3.0, **options)
-
-
 def torchvision_ssd():
     """torchvision's SSD on the lesson's backbone, with torchvision's own four boxes per cell."""
     ours = lesson.SSDBackbone()
@@ -60,8 +52,9 @@ def torchvision_ssd():
 #   main 0.722 0.731   torchvision 0.677 0.706
 VARIANTS = {
     "main": {},
-    "two maps": {"network": BothScales},
-    "one map": {"model": {"strides": (8,), "scales": SIX}},
+    "two maps": {"model": {"strides": (8, 16), "scales": lesson.DOUBLE}},
+    "one map": {"model": {"strides": (8,), "scales": lesson.SIX}},
+    "one fine map": {"model": {"strides": (4,), "scales": [2 * scale for scale in lesson.SIX]}},
     "squares only": {"model": {"ratios": (1.0,)}},
     "one scale": {"model": {"scales": (1.3,)}},
     "mining 1 : 1": {"criterion": lesson.MultiBoxLoss(ratio=1)},
@@ -90,7 +83,6 @@ VARIANTS = {
 
 def train(
     seed: int,
-    network: type = lesson.SSD,
     criterion: lesson.MultiBoxLoss | None = None,
     model: dict | None = None,
     augment=None,
@@ -122,7 +114,7 @@ def train(
         )
     else:
         trained, history = lesson.train_ssd(
-            STEPS, seed, lambda: network(**(model or {})), criterion, augment, data, rate
+            STEPS, seed, lambda: lesson.SSD(**(model or {})), criterion, augment, data, rate
         )
         detect = lesson.detector_of(trained)
     _, found = detectors.evaluate(detect, lesson.test_set, lesson.DEVICE)
