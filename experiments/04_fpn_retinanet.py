@@ -87,8 +87,7 @@ VARIANTS = {
     "focal, γ = 1, α = 0.25": {"criterion": focal(0.25, 1.0)},
     "focal, γ = 2, α = 0.25": {"criterion": focal(0.25, 2.0), "rate": 0.002},
     "focal, γ = 5, α = 0.25": {"criterion": focal(0.25, 5.0), "rate": 0.002},
-    "torchvision, equal steps": {"theirs": 1.0, "rate": 0.002},
-    "torchvision, equal seconds": {"theirs": 0.85, "rate": 0.002},
+    "torchvision": {"theirs": True, "rate": 0.002},
 }
 
 
@@ -98,20 +97,19 @@ def train(
     model: dict | None = None,
     rate: float = 0.004,
     framed: bool = False,
-    theirs: float | None = None,
+    theirs: bool = False,
 ) -> Outcome:
     """The lesson's training of one variant, and what it finds on the held-out images.
 
-    framed: with the lesson's frames, and six classes; theirs: torchvision's, so many times as long.
+    framed: with the lesson's frames, and six classes; theirs: torchvision's.
     """
     train_set, test_set, options = lesson.train_set, lesson.test_set, dict(model or {})
     if framed:
         train_set, test_set = in_frames(train_set), in_frames(test_set)
         options["num_classes"] = len(test_set.classes)
     if theirs:
-        steps = max(2, round(theirs * STEPS))
         trained, detect, history = train_peer(
-            torchvision_retinanet, train_set, steps, seed, lesson.BATCH, rate
+            torchvision_retinanet, train_set, STEPS, seed, lesson.BATCH, rate
         )
     else:
         trained, history = lesson.train_retinanet(

@@ -56,7 +56,6 @@ VARIANTS = {
     "one map": {"model": {"strides": (8,), "scales": lesson.SIX}},
     "one fine map": {"model": {"strides": (4,), "scales": [2 * scale for scale in lesson.SIX]}},
     "squares only": {"model": {"ratios": (1.0,)}},
-    "one scale": {"model": {"scales": (1.3,)}},
     "mining 1 : 1": {"criterion": lesson.MultiBoxLoss(ratio=1)},
     "mining 10 : 1": {"criterion": lesson.MultiBoxLoss(ratio=10)},
     "all negatives": {"criterion": AllNegatives()},
@@ -76,8 +75,7 @@ VARIANTS = {
     },
     "RetinaNet, equal steps": {"retina": 1.0},
     "RetinaNet, equal seconds": {"retina": 0.84},
-    "torchvision, equal steps": {"theirs": 1.0},
-    "torchvision, equal seconds": {"theirs": 0.93},
+    "torchvision": {"theirs": True},
 }
 
 
@@ -89,13 +87,13 @@ def train(
     rate: float = 0.004,
     share: float = 1.0,
     retina: float | None = None,
-    theirs: float | None = None,
+    theirs: bool = False,
 ) -> Outcome:
     """The lesson's training of one variant, and what it finds on the held-out images.
 
     share: of the training images, the first ones;
-    retina, theirs: lecture 04's detector or torchvision's SSD in the place of SSD, for so many
-    times as many steps, each of as many images.
+    retina: lecture 04's detector in the place of SSD, for so many times as many steps, each of as
+    many images; theirs: torchvision's SSD.
     """
     data = first(lesson.train_set, share) if share < 1 else lesson.train_set
     if retina:
@@ -106,7 +104,7 @@ def train(
         trained, detect, history = train_peer(
             torchvision_ssd,
             lesson.train_set,
-            max(2, round(theirs * STEPS)),
+            STEPS,
             seed,
             lesson.BATCH,
             rate,
