@@ -84,7 +84,6 @@ VARIANTS = {
     "cross-entropy, hardest 3 : 1": {
         "criterion": Mining(lesson.FocalLoss(None, 0.0, "none")),
     },
-    "focal, γ = 1, α = 0.25": {"criterion": focal(0.25, 1.0)},
     "focal, γ = 2, α = 0.25": {"criterion": focal(0.25, 2.0), "rate": 0.002},
     "focal, γ = 5, α = 0.25": {"criterion": focal(0.25, 5.0), "rate": 0.002},
     "torchvision": {"theirs": True, "rate": 0.002},
