@@ -33,7 +33,8 @@ from helpers.shapes import ShapesDataset
 
 SEEDS = st.integers(0, 10**6)
 NO_BOXES = torch.zeros(0, 4)
-RULES = ["inside, on every level", "+ ranges, the paper's", "+ ranges, ours", "+ centre sampling"]
+RULES = ["inside, on every level", "wide ranges", "wide, centre sampling", "our ranges"]
+RULES += ["ours, centre sampling"]
 EVERY_RULE = pytest.mark.parametrize("rule", RULES)
 
 
@@ -798,3 +799,38 @@ def test_rules_maps_and_candidates_are_drawn(nb, few, few_images, monkeypatch):
     many = max(range(4), key=lambda i: len(few_images.targets[i]["boxes"]))
     count = min(3, len(few_images.targets[many]["boxes"]))
     assert len(nb.show_atss(many).axes) == 1 + count
+
+
+# ---------------------------------------------------------------- what the page says of its data
+def positives(nb, **options):
+    """Positives of the first 300 training images under options of `assign`."""
+    at, stride = nb.all_locations(128, 128)
+    return sum(
+        (nb.assign(at, stride, t["boxes"], **options) >= 0).sum().item()
+        for t in benchmark("train").targets[:300]
+    )
+
+
+def test_what_centre_sampling_takes_away(nb):
+    inside = {"radius": math.inf}
+    assert positives(nb) / positives(nb, **inside) == pytest.approx(6 / 7, abs=0.01)
+    wide = {"ranges": nb.WIDE}
+    assert positives(nb, **wide) / positives(nb, **wide, **inside) == pytest.approx(0.3, abs=0.02)
+
+
+def test_very_wide_objects_mostly_keep_a_positive(nb):
+    at, stride = nb.all_locations(128, 128)
+    boxes = torch.cat([t["boxes"] for t in benchmark("train").targets[:300]])
+    wide = nb.stretched(boxes, 6.0)
+    kept = [(nb.assign(at, stride, box[None]) >= 0).any() for box in wide]
+    assert 0.85 < torch.stack(kept).float().mean() < 0.9
+
+
+def test_mean_distances_by_level(nb):
+    targets = benchmark("train").targets[:300]
+    columns = ([t[key] for t in targets] for key in ("boxes", "labels"))
+    classes, goals = nb.targets_of(*columns, (128, 128))
+    _, stride = nb.all_locations(128, 128)
+    at = stride.expand(len(classes), -1)
+    means = [goals[(classes >= 0) & (at == s)].mean().item() for s in nb.STRIDES]
+    assert means == pytest.approx([8, 15, 24], abs=0.5)
