@@ -29,7 +29,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOS
 
 from helpers.anchors import grid_anchors
-from helpers.shapes import ShapesDataset
+from helpers.shapes import ShapesDataset, benchmark
 
 SEEDS = st.integers(0, 10**6)
 NO_BOXES = torch.zeros(0, 4)
