@@ -234,7 +234,8 @@ def test_adopt(capsys, monkeypatch):
     monkeypatch.setattr(command.adopt, "adopt_experiment", lambda name: [f"main rows of {name}"])
     assert command.main(["adopt", "05", "09"]) == 0  # 05 has an experiment
     said = capsys.readouterr().out.splitlines()
-    assert said[:2] == ["05_yolo: main rows of 05_yolo", "09_comparison: rows of 09_comparison; weights"]
+    assert said[0] == "05_yolo: main rows of 05_yolo"
+    assert said[1] == "09_comparison: rows of 09_comparison; weights"
     assert said[2] == "now: python -m tools readme"
 
 
