@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from helpers.evaluation import coco_eval
+from helpers.shapes import CLASSES
 
 DRAWS = 200
 RECALLS = np.linspace(0, 1, 101)
@@ -17,6 +18,7 @@ RECALLS = np.linspace(0, 1, 101)
 def resampled_ap(
     detections: Sequence[Mapping[str, Tensor]],
     targets: Sequence[Mapping[str, Tensor]],
+    num_classes: int = len(CLASSES),
     draws: int = DRAWS,
 ) -> np.ndarray:
     """AP (draws,) of test sets made by drawing as many images with repetition, always the same."""
@@ -25,18 +27,20 @@ def resampled_ap(
     drawn = np.stack(
         [np.bincount(generator.randint(0, count, count), minlength=count) for _ in range(draws)]
     )
-    return weighted_ap(detections, targets, drawn)
+    return weighted_ap(detections, targets, drawn, num_classes)
 
 
 def weighted_ap(
     detections: Sequence[Mapping[str, Tensor]],
     targets: Sequence[Mapping[str, Tensor]],
     weights: np.ndarray,
+    num_classes: int = len(CLASSES),
 ) -> np.ndarray:
     """COCO's AP (D,) with image i counted `weights[d, i]` times; weights: (D, images)."""
+    result = coco_eval(detections, targets, num_classes)
     values = [
         _precision(scores, matches, weights[:, images], weights @ objects)
-        for scores, matches, images, objects in _by_class(coco_eval(detections, targets))
+        for scores, matches, images, objects in _by_class(result)
     ]
     return np.nanmean(np.concatenate(values, axis=1), axis=1)  # over classes and IoU thresholds
 

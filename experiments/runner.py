@@ -15,7 +15,7 @@ from experiments.outcome import Outcome
 from experiments.resampling import resampled_ap
 from helpers.evaluation import coco_ap
 from helpers.records import EXPERIMENTS, make_row, read_records, save_weights, write_records
-from helpers.shapes import benchmark
+from helpers.shapes import CLASSES, benchmark
 from helpers.training import pick_device, seed_everything
 
 FOLDER = Path(__file__).parent
@@ -112,16 +112,15 @@ def train(module: ModuleType, variant: str, seed: int) -> Outcome:
 
 
 def measured(module: ModuleType, variant: str, seed: int, outcome: Outcome) -> Row:
-    """The row of a training: AP on the held-out images, and how it was made.
-
-    These are the benchmark's, or those of the module's own TARGETS.
-    """
-    targets = getattr(module, "TARGETS", None) or benchmark("test").targets
+    """The row of a training: AP on the held-out images, and how it was made."""
+    targets = outcome.targets or benchmark("test").targets
+    labels = [int(label) for target in targets for label in target["labels"]]
+    classes = max(len(CLASSES), 1 + max(labels))
     row = make_row(
         module.LECTURE,
         module.MODEL,
         variant,
-        coco_ap(outcome.detections, targets),
+        coco_ap(outcome.detections, targets, classes),
         parameters=outcome.parameters,
         steps=outcome.steps,
         train_seconds=round(outcome.seconds, 2),
@@ -132,7 +131,7 @@ def measured(module: ModuleType, variant: str, seed: int, outcome: Outcome) -> R
     more = {
         "versions": versions(),
         "resampled": [
-            round(float(value), 4) for value in resampled_ap(outcome.detections, targets)
+            round(float(value), 4) for value in resampled_ap(outcome.detections, targets, classes)
         ],
     }
     if outcome.curve:

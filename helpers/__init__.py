@@ -2,14 +2,13 @@
 
 Bad input raises ValueError, which names the argument, what it got and what was expected.
 
-boxes         IoU, GIoU, format conversion, clipping, encoding and decoding of box deltas
-nms           greedy non-maximum suppression, over all boxes and per class
+boxes         boxes checked, encoding and decoding of box deltas
 anchors       anchors on the grid of a feature map
 
 shapes        the synthetic data set and the frozen benchmark
 photos        sample photographs that ship with an installed package
 datasets      images and targets, checked before a training; anybody's folder; COCO's rows
-proposals     selective search through OpenCV (kept in a file once done), sliding windows
+proposals     selective search through OpenCV (kept in a file once done)
 features      an ImageNet-pretrained feature extractor
 augmentation  random changes of training images, boxes moved along
 

@@ -1,15 +1,14 @@
-"""Boxes: IoU, GIoU, formats, clipping, and the deltas that regressors learn.
+"""Boxes: what is refused of them, and the deltas that regressors learn.
 
-Boxes are tensors of shape (N, 4) in pixels, `xyxy` (left, top, right, bottom) unless a name says
-otherwise. Half precision and whole numbers are computed, and come back, in float32; two arguments
-of different precision in the higher one.
+Boxes are tensors (N, 4) in pixels, `xyxy` (left, top, right, bottom). Half precision and whole
+numbers are computed, and come back, in float32; two arguments in the higher of their precisions.
 """
 
 import math
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_area, box_convert, clip_boxes_to_image
+from torchvision.ops import box_convert
 
 # exp() of a size delta is capped as in Detectron: no box grows more than 1000/16 times.
 MAX_SIZE_DELTA = math.log(1000 / 16)
@@ -17,12 +16,10 @@ MAX_SIZE_DELTA = math.log(1000 / 16)
 Weights = tuple[float, float, float, float]
 
 
-def check_boxes(boxes: Tensor, name: str = "boxes", xyxy: bool = True) -> Tensor:
-    """Return finite `boxes` (N, 4), ordered where they are `xyxy`, in float32 or float64."""
+def check_boxes(boxes: Tensor, name: str = "boxes") -> Tensor:
+    """Return finite, ordered `boxes` (N, 4) in float32 or float64."""
     boxes = _check_rows(boxes, name)
-    expected = "x1 <= x2 and y1 <= y2" if xyxy else "width and height >= 0"
-    bad = boxes[:, 2:] < (boxes[:, :2] if xyxy else 0)  # (N, 2)
-    refuse_rows(bad, boxes, f"{name} must have {expected}")
+    refuse_rows(boxes[:, 2:] < boxes[:, :2], boxes, f"{name} must have x1 <= x2 and y1 <= y2")
     return boxes
 
 
@@ -53,93 +50,7 @@ def check_sides(boxes: Tensor, name: str, purpose: str) -> None:
     refuse_rows(flat, boxes, f"{name} must have positive width and height to be {purpose}")
 
 
-def check_column(values: Tensor, name: str, count: int) -> None:
-    """Raise ValueError unless `values` is a tensor of `count` real numbers."""
-    if not isinstance(values, Tensor):
-        raise ValueError(f"{name} must be a torch tensor, got {type(values).__name__}")
-    if values.shape != (count,):
-        raise ValueError(f"{name} must have shape ({count},), got {tuple(values.shape)}")
-    if values.is_complex():
-        raise ValueError(f"{name} must hold real numbers, got {values.dtype}")
-
-
-def _in_common(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    dtype = torch.promote_types(a.dtype, b.dtype)
-    return a.to(dtype), b.to(dtype)
-
-
-def _intersection_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    top_left = torch.maximum(a[:, None, :2], b[None, :, :2])  # (N, M, 2)
-    bottom_right = torch.minimum(a[:, None, 2:], b[None, :, 2:])  # (N, M, 2)
-    intersection = (bottom_right - top_left).clamp(min=0).prod(dim=2)  # (N, M)
-    return intersection, box_area(a)[:, None] + box_area(b)[None] - intersection
-
-
-def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    """part / whole, and 0 for 0 / 0; dividing by 1 there keeps NaN out of the gradient, too."""
-    return part / torch.where(whole > 0, whole, 1)
-
-
-def box_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union (N, M) of every box of `a` (N, 4) with every box of `b` (M, 4).
-
-    Two boxes without area have IoU 0 (and not 0/0).
-    """
-    a, b = _in_common(check_boxes(a, "a"), check_boxes(b, "b"))
-    return _ratio(*_intersection_and_union(a, b))
-
-
-def box_giou(a: Tensor, b: Tensor) -> Tensor:
-    """Generalised IoU (N, M) in (-1, 1] (Rezatofighi et al. 2019, algorithm 1).
-
-    Where the enclosing box has no area, GIoU falls back to IoU (which is then 0).
-    """
-    a, b = _in_common(check_boxes(a, "a"), check_boxes(b, "b"))
-    intersection, union = _intersection_and_union(a, b)
-    top_left = torch.minimum(a[:, None, :2], b[None, :, :2])  # (N, M, 2)
-    bottom_right = torch.maximum(a[:, None, 2:], b[None, :, 2:])  # (N, M, 2)
-    hull = (bottom_right - top_left).prod(dim=2)  # (N, M)
-    return _ratio(intersection, union) - _ratio(hull - union, hull)
-
-
-def xyxy_to_xywh(boxes: Tensor) -> Tensor:
-    """(left, top, right, bottom) to (left, top, width, height), both (N, 4)."""
-    boxes = check_boxes(boxes)
-    return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1)  # (N, 4)
-
-
-def xywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """(left, top, width, height) to (left, top, right, bottom), both (N, 4)."""
-    boxes = check_boxes(boxes, xyxy=False)
-    return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)  # (N, 4)
-
-
-def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """(left, top, right, bottom) to (centre x, centre y, width, height), both (N, 4)."""
-    boxes = check_boxes(boxes)
-    return torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], dim=1)
-
-
-def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """(centre x, centre y, width, height) to (left, top, right, bottom), both (N, 4)."""
-    boxes = check_boxes(boxes, xyxy=False)
-    return torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], dim=1)
-
-
-def clip_boxes(boxes: Tensor, height: float, width: float) -> Tensor:
-    """Move every corner of `boxes` (N, 4) into an image of `height` x `width` pixels.
-
-    A box that lies wholly outside becomes a box without area on the border.
-    """
-    boxes = check_boxes(boxes)
-    if not (height > 0 and width > 0):
-        raise ValueError(f"height and width must be positive, got {height} and {width}")
-    return clip_boxes_to_image(boxes, (height, width))
-
-
-def _with_anchors(
-    values: Tensor, name: str, anchors: Tensor, weights: Weights
-) -> tuple[Tensor, ...]:
+def _with_anchors(values: Tensor, name: str, anchors: Tensor, weights: Weights) -> list[Tensor]:
     """`values` (N, 4), which were checked, `anchors` and `weights` (4,), in one precision."""
     anchors = check_boxes(anchors, "anchors")
     if len(values) != len(anchors):
@@ -147,8 +58,8 @@ def _with_anchors(
         raise ValueError(f"{name} and anchors must have equal lengths, got {got}")
     if len(weights) != 4 or not all(weight > 0 for weight in weights):
         raise ValueError(f"weights must be four positive numbers, got {tuple(weights)}")
-    values, anchors = _in_common(values, anchors)
-    return values, anchors, values.new_tensor(weights)
+    dtype = torch.promote_types(values.dtype, anchors.dtype)
+    return [values.to(dtype), anchors.to(dtype), values.new_tensor(weights, dtype=dtype)]
 
 
 def encode_boxes(boxes: Tensor, anchors: Tensor, weights: Weights = (1, 1, 1, 1)) -> Tensor:

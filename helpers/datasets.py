@@ -22,7 +22,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from helpers.boxes import check_boxes, check_column, check_sides, refuse_rows
+from helpers.boxes import check_boxes, check_sides, refuse_rows
 from helpers.photos import as_rgb
 
 Target = Mapping[str, Tensor]
@@ -71,12 +71,21 @@ def checked_objects(
         raise ValueError(f"{name} must have {list(keys)}, got {got}")
     objects = {"boxes": check_boxes(entry["boxes"], f"{name}['boxes']")}
     for key in [*keys[1:], *({"iscrowd"} & set(entry))]:
-        check_column(entry[key], f"{name}['{key}']", len(objects["boxes"]))
+        _check_column(entry[key], f"{name}['{key}']", len(objects["boxes"]))
         if key != "labels" and not torch.isfinite(entry[key]).all():
             raise ValueError(f"{name}['{key}'] must be finite, got {entry[key].tolist()}")
         objects[key] = entry[key]
     objects["labels"] = _checked_labels(entry["labels"], f"{name}['labels']", num_classes)
     return objects
+
+
+def _check_column(values: Tensor, name: str, count: int) -> None:
+    if not isinstance(values, Tensor):
+        raise ValueError(f"{name} must be a torch tensor, got {type(values).__name__}")
+    if values.shape != (count,):
+        raise ValueError(f"{name} must have shape ({count},), got {tuple(values.shape)}")
+    if values.is_complex():
+        raise ValueError(f"{name} must hold real numbers, got {values.dtype}")
 
 
 def _checked_labels(labels: Tensor, name: str, num_classes: int | None) -> Tensor:

@@ -24,21 +24,21 @@ def to_input(images: Tensor, device: torch.device) -> Tensor:
 
 
 def augmented_batches(
-    dataset: ShapesDataset, steps: int, seed: int, device: torch.device, batch_size: int = 16
-) -> Iterator[tuple[Tensor, list[Tensor], list[Tensor]]]:
+    dataset: ShapesDataset, steps: int, seed: int, device: torch.device, batch_size=16, regions=None
+) -> Iterator[tuple]:
     """Yield `steps` batches, mirrored and recoloured: input (B, 3, H, W), boxes and labels.
 
-    Boxes (M, 4) float32 xyxy and labels (M,) int64 are lists with one tensor per image, on
-    `device`. All targets are checked before the first batch.
+    Boxes (M, 4) float32 xyxy, labels (M,) int64 and, if given, `regions` (n, 4) are lists with one
+    tensor per image, on `device`. All targets are checked before the first batch.
     """
-    classes = getattr(dataset, "classes", None)
-    targets = checked_targets(dataset.targets, classes and len(classes))
-    indices = batches(len(dataset), batch_size, steps, seed)
-    for index in progress(indices, "training", steps):
+    targets = checked_targets(dataset.targets, len(getattr(dataset, "classes", ())) or None)
+    for index in progress(batches(len(dataset), batch_size, steps, seed), "training", steps):
         chosen = [targets[i] for i in index.tolist()]
-        images, boxes = flip_and_recolour(dataset.images[index], [t["boxes"] for t in chosen])
-        labels = [t["labels"].to(device) for t in chosen]
-        yield to_input(images, device), [b.to(device) for b in boxes], labels
+        more = [] if regions is None else [[regions[i] for i in index.tolist()]]
+        boxes = [t["boxes"] for t in chosen]
+        images, *lists = flip_and_recolour(dataset.images[index], boxes, *more)
+        lists[1:1] = [[t["labels"] for t in chosen]]
+        yield to_input(images, device), *([v.to(device) for v in column] for column in lists)
 
 
 @torch.no_grad()

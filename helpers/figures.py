@@ -30,7 +30,7 @@ def roi_pooling_figure(
     """
     figure, axes = plt.subplots(1, 3, figsize=(13.5, 4.9), layout="constrained")
     low, high = (float(limit) for limit in feature.detach().aminmax())
-    limits = {"vmin": low, "vmax": high + 0.2 * (high - low)}  # never quite dark
+    limits = {"vmin": low, "vmax": high + (high - low)}  # never so dark that a letter is lost
     _cells(axes[0], feature, "feature map; # = a cell that a bin reads", limits)
     for y, x in np.argwhere(_cells_inside(rows, columns, feature.shape)):
         axes[0].text(x, y, "#", ha="center", va="center", fontsize=12)
@@ -43,7 +43,9 @@ def roi_pooling_figure(
                 if i == 0 or j == 0:
                     name = f"{chr(ord('a') + i)}{j + 1}"
                     middle = ((left + right - 1) / 2, (top + bottom - 1) / 2)
-                    axes[1].text(*middle, name, ha="center", va="center", fontsize=11)
+                    axes[1].text(
+                        *middle, name, ha="center", va="center", fontsize=13, weight="bold"
+                    )
     _outline(axes[1], roi)
     _cells(axes[2], pooled, "pooled: the largest value of each bin", limits)
     return figure
@@ -75,30 +77,14 @@ def _outline(ax: Axes, roi: tuple[float, ...]) -> None:
 
 
 def _bin(ax: Axes, top: int, bottom: int, left: int, right: int, colour: str) -> None:
-    corner, inset = (left - 0.42, top - 0.42), 0.16
+    corner, inset = (left - 0.36, top - 0.36), 0.28
     size = (right - left - inset, bottom - top - inset)
-    ax.add_patch(plt.Rectangle(corner, *size, fill=False, ec=colour, lw=2))
-
-
-def time_shares_figure(milliseconds: dict[str, Sequence[float]], stages: Sequence[str]) -> Figure:
-    """One bar of length 1 per entry, top to bottom, split by stage (colour and hatching)."""
-    figure, ax = plt.subplots(figsize=(9, 1.0 + 0.75 * len(milliseconds)), layout="constrained")
-    for row, spent in enumerate(milliseconds.values()):
-        shares = np.asarray(spent) / np.sum(spent)
-        for i, (share, left) in enumerate(zip(shares, np.cumsum(shares) - shares)):
-            label = stages[i] if row == 0 else None
-            look = {"color": COLOURS[i], "hatch": ("", "//", "..")[i % 3], "edgecolor": "white"}
-            ax.barh(row, share, left=left, label=label, **look)
-    ax.set_yticks(range(len(milliseconds)), list(milliseconds))
-    ax.invert_yaxis()
-    ax.set_xlabel("share of the time per image")
-    ax.legend(ncols=len(stages), loc="lower center", bbox_to_anchor=(0.4, 1))
-    return figure
+    ax.add_patch(plt.Rectangle(corner, *size, fill=False, ec=colour, lw=3))
 
 
 def base_anchors_figure(boxes: np.ndarray, names: list[str]) -> Figure:
     """Template boxes (A, 4) around the origin, one colour each, and their names in a legend."""
-    figure, ax = plt.subplots(figsize=(8.2, 5.6), layout="constrained")
+    figure, ax = plt.subplots(figsize=(13.5, 7.2), layout="constrained")
     colours = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(boxes)))
     for (x1, y1, x2, y2), name, colour, style in zip(boxes, names, colours, ("--", "-", ":") * 99):
         box = plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=colour, lw=2.5, ls=style)
@@ -117,7 +103,7 @@ def anchors_on_image_figure(image: Tensor, anchors: np.ndarray, which: int) -> F
 
     image: (3, H, W); anchors: (rows, columns, A, 4) xyxy pixels.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(11.5, 5.6), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(14.5, 7.2), layout="constrained")
     rows, columns = anchors.shape[:2]
     middle = anchors[rows // 2, columns // 2]  # (A, 4)
     show_image(axes[0], image, f"the {len(middle)} anchors of the middle cell")
@@ -147,7 +133,7 @@ def fpn_figure(
 
     channels, sizes: of C3, C4 and C5; width: channels of the pyramid.
     """
-    figure, ax = plt.subplots(figsize=(14, 7.6), layout="constrained")
+    figure, ax = plt.subplots(figsize=(14.5, 7.8), layout="constrained")
     columns = {"C": 1.5, "lat": 4.2, "sum": 6.7, "conv": 9.2, "P": 11.6, "head": 14.2}
     rows = (0, 2.6, 5.2) if c5_on_top else (5.2, 2.6, 0)
     titles = ("backbone", "1 × 1", "top-down", "3 × 3", "pyramid", "heads")
@@ -187,7 +173,7 @@ def fpn_figure(
 
 def _box(ax: Axes, x: float, y: float, w: float, h: float, text: str, colour: str) -> None:
     ax.add_patch(plt.Rectangle((x - w / 2, y - h / 2), w, h, fc=colour, ec="black", lw=1.5))
-    size = 13 if "stride" in text else 14
+    size = 14 if "stride" in text else 15
     ax.text(x, y, text, ha="center", va="center", fontsize=size, color="black")
 
 
@@ -205,18 +191,12 @@ def _arrow(
     ax.annotate("", end, start, arrowprops=look)
 
 
-def focal_loss_figure(
-    p: np.ndarray,
-    losses: dict[float, np.ndarray],
-    factors: dict[float, float],
-    crowd: dict[str, tuple[float, float]],
-) -> Figure:
-    """Three panels: loss against p by gamma, the factor at p = 0.9, who contributes how much.
+def focal_loss_figure(p: Tensor, losses: dict[float, Tensor], easy: float) -> Figure:
+    """Left loss against p by gamma; right the factor of an `easy` answer against gamma.
 
-    losses: {gamma: loss at each p}; factors: {gamma: factor}; crowd: {"CE" and "FL": summed loss
-    of the easy negatives and of the hard positives}.
+    losses: {gamma: loss at each p}.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(16.5, 5.2), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(13.5, 4.8), layout="constrained")
     ax = axes[0]
     for i, (gamma, loss) in enumerate(losses.items()):
         name = "cross-entropy (γ = 0)" if gamma == 0 else f"γ = {gamma:g}"
@@ -224,20 +204,21 @@ def focal_loss_figure(
     ax.axvspan(0.8, 1, color=COLOURS[5], alpha=0.25)
     ax.axvspan(0, 0.5, color=COLOURS[4], alpha=0.2)
     ax.text(0.9, 2.2, "easy", ha="center", fontsize=15)
-    ax.text(0.32, 4.6, "hard", ha="center", fontsize=15)
+    ax.text(0.25, 4.6, "hard", ha="center", fontsize=15)
     ax.set(ylim=(0, 5), xlim=(0, 1), xlabel="probability of the truth, $p_t$", ylabel="loss")
     ax.legend(fontsize=12)
-    axes[1].plot(list(factors), list(factors.values()))
-    axes[1].plot(2, factors[2.0], "o", ms=10)
-    axes[1].annotate(f"γ = 2 leaves {factors[2.0]:.0%}", (2, factors[2.0]), (2.2, 0.1), fontsize=15)
-    axes[1].set(yscale="log", xlabel="γ", ylabel="$(1 - p_t)^γ$ at $p_t$ = 0.9")
-    _crowd_bars(axes[2], crowd)
+    gammas = np.linspace(0, 5, 51)
+    axes[1].plot(gammas, (1 - easy) ** gammas)
+    left = (1 - easy) ** 2
+    axes[1].plot(2, left, "o", ms=10)
+    axes[1].annotate(f"γ = 2 leaves {left:.0%}", (2, left), (2.3, 4 * left), fontsize=15)
+    axes[1].set(yscale="log", xlabel="γ", ylabel=f"factor at $p_t$ = {easy:g}")
     return figure
 
 
 def crowd_figure(crowd: dict[str, tuple[float, float]]) -> Figure:
-    """The third panel of `focal_loss_figure` alone."""
-    figure, ax = plt.subplots(figsize=(8, 4.6), layout="constrained")
+    """Who contributes how much: summed loss of the easy negatives and of the hard positives."""
+    figure, ax = plt.subplots(figsize=(13.5, 4.8), layout="constrained")
     _crowd_bars(ax, crowd)
     return figure
 
@@ -318,7 +299,9 @@ def detector_figure(parts: Mapping[str, Part], arrows: Mapping[tuple[str, str], 
         _draw_part(ax, name, part, middles[name], halves[name])
     for (start, end), text in arrows.items():
         style = "--" if parts[start].training or parts[end].training else "-"
-        _connect(ax, (middles[start], halves[start]), (middles[end], halves[end]), text, style)
+        below = parts[start].kind == "map" and middles[end][1] > middles[start][1]
+        half = (halves[start][0], halves[start][1] + 0.4 * below)  # from under the map's name
+        _connect(ax, (middles[start], half), (middles[end], halves[end]), text, style)
     return figure
 
 
@@ -368,7 +351,8 @@ def _draw_part(ax: Axes, text: str, part: Part, middle: tuple, half: tuple) -> N
         [(0, 0), (2 * side, 0), (2 * side, 2 * side), (0, 2 * side)],
     ):
         ax.add_patch(plt.Polygon([(left + a, top + b) for a, b in corners], **look))
-    ax.text(x, y + half[1] + 0.08, text, ha="center", va="top", fontsize=13)
+    behind = {"fc": "white", "ec": "none", "pad": 1}  # an arrow downwards passes here
+    ax.text(x, y + half[1] + 0.08, text, ha="center", va="top", fontsize=13, bbox=behind, zorder=5)
 
 
 def _connect(ax: Axes, start: tuple, end: tuple, text: str, style: str) -> None:
@@ -575,7 +559,7 @@ def overlap_figure(a: Tensor, b: Tensor) -> Figure:
     return figure
 
 
-def shift_figure(shifts: Tensor, heat: Tensor) -> Figure:
+def shifted_iou_figure(shifts: Tensor, heat: Tensor) -> Figure:
     """IoU of a square with its shifted copy: a map (S, S) over shifts (S,), and two lines of it."""
     figure, axes = plt.subplots(1, 2, figsize=(13.5, 4.9), layout="constrained")
     shifts, heat = shifts.numpy(), heat.numpy()
@@ -618,6 +602,687 @@ def nms_figure(
         draw_boxes(ax, found["boxes"][deleted], None, "dimgrey", "--")
         texts = [f"{i}: {found['scores'][i]:.2f}" for i in kept]
         draw_boxes(ax, found["boxes"][kept], texts, [colours[i] for i in kept])
+    return figure
+
+
+# ---------------------------------------------------------------- lecture 01
+
+
+def rcnn_figure() -> Figure:
+    """R-CNN from the image to its boxes, and the examples of its three trainings.
+
+    Nothing is outlined: it is the first detector of the course.
+    """
+    parts = {
+        "image": Part("map", size=(3, 128, 128)),
+        "Selective\nSearch\nProposals": Part("fixed"),
+        "warp": Part("fixed"),
+        "N regions": Part("map", size=(3, 96, 96)),
+        "trunk": Part("learnt"),
+        "tail": Part("learnt"),
+        "Bounding\nBox\nRegressor": Part("learnt"),
+        "apply_\nnms": Part("fixed"),
+        "stage 1:\nstage1_labels": Part("fixed", under=("trunk", 1), training=True),
+        "SVMs:\n(N, K) scores": Part("learnt", under=("tail", 1)),
+        "stage 2:\nsvm_labels": Part("fixed", under=("tail", 2), training=True),
+        "stage 3:\nregression\ntargets": Part(
+            "fixed", under=("Bounding\nBox\nRegressor", 2), training=True
+        ),
+    }
+    arrows = {
+        ("image", "Selective\nSearch\nProposals"): "",
+        ("Selective\nSearch\nProposals", "warp"): "(N, 4)",
+        ("warp", "N regions"): "",
+        ("N regions", "trunk"): "(N, 3, 96, 96)",
+        ("trunk", "tail"): "(N, 192, 3, 3)",
+        ("tail", "Bounding\nBox\nRegressor"): "grids (N, 2880)",
+        ("tail", "SVMs:\n(N, K) scores"): "vectors (N, 1280)",
+        ("Bounding\nBox\nRegressor", "apply_\nnms"): "boxes (n, 4)",
+        ("SVMs:\n(N, K) scores", "apply_\nnms"): "",
+        ("stage 1:\nstage1_labels", "tail"): "",
+        ("stage 2:\nsvm_labels", "SVMs:\n(N, K) scores"): "",
+        ("stage 3:\nregression\ntargets", "Bounding\nBox\nRegressor"): "",
+    }
+    return detector_figure(parts, arrows)
+
+
+def bands_figure(overlaps: np.ndarray, limits: Mapping[float, str]) -> Figure:
+    """Proposals by their IoU (N,) with the best object; what begins where, and its share."""
+    figure, ax = plt.subplots(figsize=(13.5, 2.3), layout="constrained")
+    counts, _, _ = ax.hist(overlaps, np.linspace(0, 1, 41), color="#BBBBBB", ec="white")
+    top = 1.4 * max(counts.max(), 1)
+    for row, (limit, text) in enumerate(limits.items()):
+        height = 0.92 - 0.15 * row  # of the label, and of the line: none crosses another's label
+        ax.axvline(limit, ymax=height + 0.05, color="black", lw=1.5, ls="--")
+        share = f"{text}: {(overlaps >= limit).sum() / max(1, len(overlaps)):.0%}"
+        look = {"fontsize": 14, "va": "center", "backgroundcolor": "white"}
+        ax.text(limit + 0.012, top * height, share, **look)
+    ax.set(xlabel="IoU of a proposal with its best object", ylabel="proposals", ylim=(0, top))
+    return figure
+
+
+def shift_figure(shifts: Mapping[str, np.ndarray], growth: np.ndarray) -> Figure:
+    """Growth against each kind of shift, (N,) each, with their correlation."""
+    look = {"figsize": (13.5, 3.5), "sharey": True, "layout": "constrained", "squeeze": False}
+    figure, axes = plt.subplots(1, len(shifts), **look)
+    for ax, (name, shift) in zip(axes[0], shifts.items()):
+        ax.plot(shift, growth, "o", ms=5, alpha=0.4, color="black")
+        together = np.corrcoef(shift, growth)[0, 1]
+        ax.set(xlabel=f"shift of the {name}", title=f"correlation {together:+.2f}")
+    axes[0, 0].set_ylabel("growth of the width, $t_w$")
+    return figure
+
+
+def top_regions_figure(rows: Mapping[str, Sequence[tuple[np.ndarray, float]]]) -> Figure:
+    """A row of pictures for each name, with a number above each."""
+    columns = max(len(row) for row in rows.values())
+    look = {"figsize": (15, 1.6 * len(rows)), "layout": "constrained", "squeeze": False}
+    figure, axes = plt.subplots(len(rows), columns, **look)
+    for ax_row, (name, row) in zip(axes, rows.items()):
+        for ax, (picture, value) in zip(ax_row, row):
+            show_image(ax, picture, f"{value:.1f}")
+        place = {"rotation": 90, "ha": "right", "va": "center", "fontsize": 13}
+        ax_row[0].text(-0.08, 0.5, name, transform=ax_row[0].transAxes, **place)
+    return figure
+
+
+def scores_figure(overlaps: np.ndarray, scores: np.ndarray) -> Figure:
+    """Score against IoU with the best object of the class, (N, K) each: a panel for each class."""
+    classes = scores.shape[1]
+    look = {"figsize": (15, 4.0), "sharey": True, "layout": "constrained", "squeeze": False}
+    figure, axes = plt.subplots(1, classes, **look)
+    for c, ax in enumerate(axes[0]):
+        ax.axvspan(0.3, 1, color="#EEEEEE")
+        ax.plot(overlaps[:, c], scores[:, c], ".", ms=3, alpha=0.4, color=COLOURS[c])
+        ax.axhline(0, color="black", lw=1)
+        ax.set(title=CLASSES[c], xlabel="IoU with the best of the class")
+    low, high = np.percentile(scores, [0.1, 99.95])  # a handful lie outside
+    axes[0, 0].set(ylabel="score of its SVM", ylim=(low - 1, high + 1))
+    return figure
+
+
+def regression_figure(before: np.ndarray, after: np.ndarray) -> Figure:
+    """IoU (N,) of regions before and after they are moved, and the mean gain by IoU before."""
+    figure, axes = plt.subplots(1, 2, figsize=(13.5, 3.2), layout="constrained")
+    axes[0].plot(before, after, ".", ms=4, alpha=0.4, color="black")
+    axes[0].axline((0.5, 0.5), slope=1, color="black", lw=1)
+    means = f"mean {before.mean():.3f} before, {after.mean():.3f} after"
+    axes[0].set(xlabel="IoU before", ylabel="IoU after", title=means)
+    edges = np.linspace(0.5, 1, 11)
+    place = np.digitize(before, edges[1:-1])
+    gain = [(after - before)[place == i].mean() if (place == i).any() else 0 for i in range(10)]
+    axes[1].bar(edges[:-1] + 0.025, gain, 0.045, color="#BBBBBB", ec="black")
+    axes[1].axhline(0, color="black", lw=1)
+    axes[1].set(xlabel="IoU before", ylabel="mean gain")
+    return figure
+
+
+# ---------------------------------------------------------------- lecture 02
+
+
+def fast_rcnn_figure() -> Figure:
+    """Fast R-CNN from the image and its regions to boxes, and what teaches it."""
+    parts = {
+        "image": Part("map", size=(3, 128, 128)),
+        "Small\nBackbone": Part("learnt"),
+        "features": Part("map", size=(96, 16, 16), added=True),
+        "RoIPooling": Part("fixed", added=True),
+        "pooled": Part("map", size=(96, 7, 7), added=True),
+        "FastRCNN\nHead": Part("learnt", added=True),
+        "read_\ndetections": Part("fixed"),
+        "selective\nsearch": Part("fixed", under=("image", 1)),
+        "regions\n(R, 4)": Part("fixed", under=("RoIPooling", 1)),
+        "sample_\nregions,\nobjects": Part("fixed", under=("pooled", 1), added=True, training=True),
+        "FastRCNN\nLoss": Part("fixed", under=("FastRCNN\nHead", 1), added=True, training=True),
+    }
+    arrows = {
+        ("image", "Small\nBackbone"): "(3, 128, 128)",
+        ("Small\nBackbone", "features"): "(96, 16, 16)",
+        ("features", "RoIPooling"): "once",
+        ("RoIPooling", "pooled"): "(R, 96, 7, 7)",
+        ("pooled", "FastRCNN\nHead"): "",
+        ("FastRCNN\nHead", "read_\ndetections"): "(R, 4), (R, 16)",
+        ("image", "selective\nsearch"): "",
+        ("selective\nsearch", "regions\n(R, 4)"): "",
+        ("regions\n(R, 4)", "RoIPooling"): "in training:\nthe sample",
+        ("regions\n(R, 4)", "sample_\nregions,\nobjects"): "",
+        ("sample_\nregions,\nobjects", "FastRCNN\nLoss"): "",
+        ("FastRCNN\nHead", "FastRCNN\nLoss"): "",
+    }
+    return detector_figure(parts, arrows)
+
+
+def bill_figure(
+    bills: Mapping[str, Mapping[str, Sequence[float]]], stages: Sequence[str]
+) -> Figure:
+    """Milliseconds per image: one panel per setting, one bar per detector, split by stage."""
+    rows = max(len(bars) for bars in bills.values())
+    look = {"figsize": (14, 1.9 + 0.75 * rows), "layout": "constrained", "squeeze": False}
+    figure, axes = plt.subplots(1, len(bills), **look)
+    for ax, (setting, bars) in zip(axes[0], bills.items()):
+        for row, spent in enumerate(bars.values()):
+            left = 0.0
+            for i, part in enumerate(spent):
+                style = {"color": COLOURS[i], "hatch": ("", "//", "..")[i % 3], "ec": "white"}
+                label = stages[i] if row == 0 else None
+                ax.barh(row, part, left=left, height=0.65, label=label, **style)
+                left += part
+            ax.text(left, row, f" {left:,.0f}", va="center", fontsize=13)
+        longest = max(sum(spent) for spent in bars.values())
+        ax.set(xlim=(0, 1.18 * longest), title=setting, xlabel="milliseconds per image")
+        ax.set_yticks(range(len(bars)), list(bars))
+        ax.invert_yaxis()
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(stages))
+    return figure
+
+
+def coverage_figure(image: Tensor, regions: Tensor) -> Figure:
+    """The regions (R, 4) of an image (3, H, W), and how many of them contain each pixel."""
+    figure, axes = plt.subplots(1, 2, figsize=(13.5, 6.2), layout="constrained")
+    counts = np.zeros(image.shape[1:])
+    for x1, y1, x2, y2 in regions.int().tolist():
+        counts[y1:y2, x1:x2] += 1
+    show_image(axes[0], image, f"{len(regions)} regions")
+    draw_boxes(axes[0], regions, colours="#555555")
+    shown = axes[1].imshow(counts, cmap="Greys")
+    axes[1].set_title("regions that contain each pixel")
+    axes[1].axis("off")
+    figure.colorbar(shown, ax=axes[1], shrink=0.8)
+    return figure
+
+
+def routing_figure(
+    feature: Tensor, boxes: Sequence[tuple[float, ...]], gradients: Sequence[Tensor]
+) -> Figure:
+    """A map (H, W) with two regions in cells, and the gradient (H, W) that each set of bins sends.
+
+    gradients: by the first region alone, the second alone, and both.
+    """
+    figure, axes = plt.subplots(1, 4, figsize=(17, 4.8), layout="constrained")
+    low, high = (float(limit) for limit in feature.detach().aminmax())
+    _cells(axes[0], feature, "the map and two regions", {"vmin": low, "vmax": 2 * high - low})
+    titles = ("from region A", "from region B", "from both: they add up")
+    shown = ((0, 1), (0,), (1,), (0, 1))
+    most = max(float(gradient.max()) for gradient in gradients)
+    for ax, gradient, title in zip(axes[1:], gradients, titles):
+        _cells(ax, gradient, title, {"vmin": 0, "vmax": 2.5 * most})
+        for row, column in gradient.nonzero().tolist():
+            count = f"{gradient[row, column]:g}"
+            ax.text(column, row, count, ha="center", va="center", fontsize=13)
+    for ax, which in zip(axes, shown):
+        for i in which:
+            x1, y1, x2, y2 = boxes[i]
+            look = {"ec": COLOURS[i], "lw": 3, "ls": ("-", "--")[i], "fill": False}
+            ax.add_patch(plt.Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, **look))
+            if ax is axes[0]:
+                place = (x1 - 0.3, y1 - 0.6)
+                ax.text(*place, "AB"[i], color=COLOURS[i], fontsize=16, weight="bold", va="bottom")
+    return figure
+
+
+def evidence_figure(
+    image: Tensor, regions: Sequence[Tensor], evidence: Sequence[Tensor], titles: Sequence[str]
+) -> Figure:
+    """An image (3, H, W), once per region (4,), and how much each cell (h, w) counts for it."""
+    figure, axes = plt.subplots(
+        1, len(regions), figsize=(4.9 * len(regions), 5.3), layout="constrained"
+    )
+    height, width = image.shape[1:]
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    for ax, region, weight, title in zip(axes, regions, evidence, titles):
+        show_image(ax, image.float().mean(dim=0).byte(), title)
+        strength = (weight / weight.max().clamp(min=1e-9)).numpy()
+        colour = np.broadcast_to(to_rgb(COLOURS[0]), (*strength.shape, 3))
+        ax.imshow(np.dstack([colour, 0.85 * strength]), extent=extent)
+        draw_boxes(ax, region[None], colours="black")
+    return figure
+
+
+# ---------------------------------------------------------------- lecture 03
+
+
+def faster_rcnn_figure() -> Figure:
+    """Faster R-CNN from the image to its boxes, and what teaches it."""
+    parts = {
+        "image": Part("map", size=(3, 128, 128)),
+        "Small\nBackbone": Part("learnt"),
+        "features": Part("map", size=(96, 16, 16)),
+        "RoIAlign": Part("fixed", added=True),
+        "FastRCNN\nHead": Part("learnt"),
+        "decode_\ndetections": Part("fixed"),
+        "RPN": Part("learnt", under=("features", 1), added=True),
+        "decode_\nproposals": Part("fixed", under=("RoIAlign", 1), added=True),
+        "RPNLoss,\ntrue boxes": Part("fixed", under=("features", 2), added=True, training=True),
+        "sample_\nregions,\ntrue boxes": Part("fixed", under=("RoIAlign", 2), training=True),
+        "head_cls +\nhead_box": Part("fixed", under=("FastRCNN\nHead", 2), training=True),
+    }
+    arrows = {
+        ("image", "Small\nBackbone"): "(3, 128, 128)",
+        ("Small\nBackbone", "features"): "(96, 16, 16)",
+        ("features", "RoIAlign"): "        (96, 16, 16)        ",
+        ("RoIAlign", "FastRCNN\nHead"): "(50, 96, 7, 7)",
+        ("FastRCNN\nHead", "decode_\ndetections"): "(50, 4), (50, 4, 4)",
+        ("features", "RPN"): "",
+        ("RPN", "decode_\nproposals"): "(16, 16, 9), (16, 16, 36)",
+        ("decode_\nproposals", "RoIAlign"): "(50, 4), in training\nthe sample, (32, 4)",
+        ("RPN", "RPNLoss,\ntrue boxes"): "",
+        ("decode_\nproposals", "sample_\nregions,\ntrue boxes"): "(64, 4)",
+        ("sample_\nregions,\ntrue boxes", "head_cls +\nhead_box"): "",
+        ("FastRCNN\nHead", "head_cls +\nhead_box"): "(32, 4), (32, 4, 4)",
+    }
+    return _label_over_arrows(detector_figure(parts, arrows))
+
+
+def _label_over_arrows(figure: Figure) -> Figure:
+    """The same figure; where an arrow leaves a map downwards, the map's name stays readable."""
+    for text in figure.axes[0].texts:
+        if text.get_text().strip() == "features":
+            text.set(zorder=5, bbox={"fc": "white", "ec": "none", "pad": 1.5})
+    return figure
+
+
+def family_figure() -> Figure:
+    """The three detectors of lectures 01 to 03, one below the other."""
+    search, crops, cnn, each = "selective search", "crops", "CNN\n2,000 times", "features of\neach"
+    parts = {
+        "image": Part("map", size=(3, 128, 128)),
+        search: Part("fixed"),
+        crops: Part("map", size=(3, 56, 56)),
+        cnn: Part("learnt"),
+        each: Part("map", size=(96, 7, 7)),
+        "classifiers": Part("learnt"),
+    }
+    arrows = {
+        ("image", search): "",
+        (search, crops): "2,000 boxes",
+        (crops, cnn): "",
+        (cnn, each): "",
+        (each, "classifiers"): "",
+    }
+    rows = {"R-CNN": 0, "Fast R-CNN": 1.2, "Faster R-CNN": 3.0}
+    for mark, (name, row) in enumerate(rows.items()):
+        if row == 0:
+            continue
+        first, space = name == "Fast R-CNN", " " * mark  # a space tells the names apart
+        image, once, features, head = (
+            word + space for word in ("image", "CNN\nonce", "features", "head")
+        )
+        source, pool = search + space if first else "RPN", "RoI pooling" + space
+        under = search if first else crops  # below the image, or below the map that it reads
+        parts |= {
+            image: Part("map", under=("image", row), size=(3, 128, 128)),
+            once: Part("learnt", under=(search, row), added=first),
+            features: Part("map", under=(crops, row), size=(96, 16, 16), added=first),
+            source: Part("fixed" if first else "learnt", (under, row + 0.85), added=not first),
+            pool: Part("fixed", under=(cnn, row + 0.85), added=first),
+            head: Part("learnt", under=(each, row + 0.85), added=first),
+        }
+        arrows |= {
+            (image, once): "",
+            (once, features): "",
+            (image if first else features, source): "",
+            (source, pool): "2,000 boxes" if first else "300",
+            (features, pool): "",
+            (pool, head): "",
+        }
+    figure = _label_over_arrows(detector_figure(parts, arrows))
+    (ax,) = figure.axes
+    left, right = ax.get_xlim()
+    ax.set_xlim(left - 2.0, right)
+    ax.set_ylim(ax.get_ylim()[0] - 0.4, ax.get_ylim()[1])
+    for name, row in rows.items():
+        ax.text(left - 1.9, 1.9 * row, name, va="center", fontsize=16, weight="bold")
+    return figure
+
+
+def sizes_figure(boxes: Tensor, templates: Mapping[str, Tensor]) -> Figure:
+    """Width against height of objects (M, 4) and of templates (A, 4), one panel for each set."""
+    look = {"figsize": (13.5, 5.2), "layout": "constrained", "squeeze": False}
+    figure, axes = plt.subplots(1, len(templates), sharex=True, sharey=True, **look)
+    sizes = (boxes[:, 2:] - boxes[:, :2]).numpy()
+    for ax, (name, own) in zip(axes[0], templates.items()):
+        ax.plot(*sizes.T, ".", color=COLOURS[5], ms=4, alpha=0.5, label="objects")
+        ax.plot(*(own[:, 2:] - own[:, :2]).numpy().T, "X", color=COLOURS[0], ms=11, label=name)
+        ax.set(xscale="log", yscale="log", xlabel="width, pixels", aspect="equal")
+        ax.set_xticks([8, 16, 32, 64, 128, 256], [8, 16, 32, 64, 128, 256])
+        ax.set_yticks([8, 16, 32, 64, 128, 256], [8, 16, 32, 64, 128, 256])
+        ax.minorticks_off()
+        ax.set_title(name)
+    axes[0, 0].set_ylabel("height, pixels")
+    return figure
+
+
+def objectness_figure(
+    image: Tensor, target: Mapping[str, Tensor], maps: Tensor, sizes: Sequence[float]
+) -> Figure:
+    """An image (3, H, W) and the objectness (h, w, S) of its cells, one map for each size."""
+    figure, axes = plt.subplots(1, 1 + len(sizes), figsize=(15, 4.3), layout="constrained")
+    height, width = image.shape[1:]
+    show_image(axes[0], image, "the image and its objects")
+    for ax, size, values in zip(axes[1:], sizes, maps.permute(2, 0, 1)):
+        extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+        ax.imshow(values.numpy(), cmap="Greys", vmin=0, vmax=1, extent=extent)
+        ax.set_title(f"templates of {size} px")
+    for ax in axes:
+        draw_boxes(ax, target["boxes"], colours="black", line_style="--")
+        ax.set(xticks=[], yticks=[])
+        ax.grid(False)
+    return figure
+
+
+def roi_align_figure(
+    roi: tuple[float, ...], cells: tuple[int, int], bins: int, samples: int = 2
+) -> Figure:
+    """A box (x1, y1, x2, y2), in cells, as RoI pooling rounds it and as RoIAlign reads it."""
+    figure, axes = plt.subplots(1, 2, figsize=(13.5, 5.4), layout="constrained")
+    rounded = [round(v) for v in roi[:2]] + [round(v) + 1 for v in roi[2:]]
+    for ax, box, title in zip(axes, (rounded, roi), ("RoI pooling: whole cells", "RoIAlign")):
+        ax.set(xlim=(0, cells[1]), ylim=(cells[0], 0), aspect="equal", title=title)
+        ax.set_xticks(range(cells[1] + 1), [])
+        ax.set_yticks(range(cells[0] + 1), [])
+        y, x = np.mgrid[: cells[0], : cells[1]] + 0.5
+        ax.plot(x.ravel(), y.ravel(), ".", color="black", ms=5)
+        (x1, y1, x2, y2), exact = box, box is roi
+        edges = [np.linspace(a, b, bins + 1) for a, b in ((x1, x2), (y1, y2))]
+        for i in range(bins):
+            for j in range(bins):
+                low = [e[k] if exact else math.floor(e[k]) for e, k in zip(edges, (j, i))]
+                high = [e[k + 1] if exact else math.ceil(e[k + 1]) for e, k in zip(edges, (j, i))]
+                size = (high[0] - low[0], high[1] - low[1])
+                ax.add_patch(plt.Rectangle(low, *size, fill=False, ec=COLOURS[1], lw=2.5))
+        if exact:
+            step = (np.arange(bins * samples) + 0.5) / (bins * samples)
+            px, py = np.meshgrid(x1 + step * (x2 - x1), y1 + step * (y2 - y1))
+            ax.plot(px.ravel(), py.ravel(), "x", color=COLOURS[0], ms=9, mew=2.5)
+        size = (roi[2] - roi[0], roi[3] - roi[1])
+        ax.add_patch(plt.Rectangle(roi[:2], *size, fill=False, ec="black", lw=3, ls="--"))
+    return figure
+
+
+# ---------------------------------------------------------------- lecture 04
+
+
+def retinanet_figure() -> Figure:
+    """RetinaNet from the image to its boxes, and what teaches it."""
+    parts = {
+        "image": Part("map", size=(3, 128, 128)),
+        "Simple\nBackbone": Part("learnt"),
+        "C2": Part("map", size=(32, 32, 32)),
+        "Simple\nFPN": Part("learnt", added=True),
+        "P2": Part("map", size=(48, 32, 32), added=True),
+        "Simple\nRetinaNet": Part("learnt", added=True),
+        "detect": Part("fixed"),
+        "C3": Part("map", under=("C2", 1), size=(64, 16, 16)),
+        "C4": Part("map", under=("C2", 2), size=(128, 8, 8)),
+        "Simple\nFPN ": Part("learnt", under=("Simple\nFPN", 1), added=True),
+        "Simple\nFPN  ": Part("learnt", under=("Simple\nFPN", 2), added=True),
+        "P3": Part("map", under=("P2", 1), size=(48, 16, 16), added=True),
+        "P4": Part("map", under=("P2", 2), size=(48, 8, 8), added=True),
+        "DenseLoss": Part("fixed", under=("detect", 1), added=True, training=True),
+        "FocalLoss,\nmatch_anchors": Part("fixed", under=("detect", 2), added=True, training=True),
+    }
+    arrows = {
+        ("image", "Simple\nBackbone"): "(3, 128, 128)",
+        ("Simple\nBackbone", "C2"): "(32, 32, 32)",
+        ("C2", "Simple\nFPN"): "",
+        ("Simple\nFPN", "P2"): "(48, 32, 32)",
+        ("P2", "Simple\nRetinaNet"): "",
+        ("Simple\nRetinaNet", "detect"): "(8064, 7)",
+        ("C2", "C3"): "",
+        ("C3", "C4"): "",
+        ("C3", "Simple\nFPN "): "",
+        ("C4", "Simple\nFPN  "): "",
+        ("Simple\nFPN  ", "Simple\nFPN "): "top-down",
+        ("Simple\nFPN ", "Simple\nFPN"): "top-down",
+        ("Simple\nFPN ", "P3"): "(48, 16, 16)",
+        ("Simple\nFPN  ", "P4"): "(48, 8, 8)",
+        ("P3", "Simple\nRetinaNet"): "",
+        ("P4", "Simple\nRetinaNet"): "",
+        ("Simple\nRetinaNet", "DenseLoss"): "",
+        ("FocalLoss,\nmatch_anchors", "DenseLoss"): "",
+    }
+    return detector_figure(parts, arrows)
+
+
+def receptive_fields_figure(
+    image: Tensor, target: Mapping[str, Tensor], names: Sequence[str], sides: Sequence[int]
+) -> Figure:
+    """An image (3, H, W) with its objects, once per map, and what the map's middle cell sees."""
+    figure, axes = plt.subplots(1, len(names), figsize=(13.8, 5), layout="constrained")
+    height, width = image.shape[1:]
+    for ax, name, side in zip(axes, names, sides):
+        show_image(ax, image, f"a cell of {name} sees {side} × {side} pixels")
+        draw_boxes(ax, target["boxes"], colours="black", line_style="--")
+        corner = ((width - side) / 2 - 0.5, (height - side) / 2 - 0.5)
+        for colour, line in (("white", 7), (COLOURS[0], 4)):
+            ax.add_patch(plt.Rectangle(corner, side, side, fill=False, ec=colour, lw=line))
+        ax.plot(width / 2 - 0.5, height / 2 - 0.5, "o", color="black", mec="white", ms=9)
+        ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    return figure
+
+
+def score_maps_figure(
+    image: Tensor, target: Mapping[str, Tensor], maps: Sequence[Tensor], names: Sequence[str]
+) -> Figure:
+    """An image (3, H, W) with its objects, and the scores (h, w) of each map over it."""
+    figure, axes = plt.subplots(1, len(maps) + 1, figsize=(14.5, 4.1), layout="constrained")
+    height, width = image.shape[1:]
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    show_image(axes[0], image, "the image and its objects")
+    for ax, scores, name in zip(axes[1:], maps, names):
+        ax.imshow(scores.numpy(), cmap="Greys", vmin=0, vmax=1, extent=extent)
+        rows, columns = scores.shape
+        ax.set_title(f"{name}: {rows} × {columns} cells")
+    for ax in axes:
+        draw_boxes(ax, target["boxes"], colours="black", line_style="--")
+        ax.set(xticks=[], yticks=[])
+        ax.grid(False)
+    return figure
+
+
+# ---------------------------------------------------------------- lecture 06
+
+
+def ssd_figure() -> Figure:
+    """SSD from the image to its boxes, and what teaches it."""
+    parts = {
+        "image": Part("map", size=(3, 128, 128)),
+        "SSD\nBackbone": Part("learnt"),
+        "stride 4": Part("map", size=(48, 32, 32)),
+        "3 × 3 class\n3 × 3 box": Part("learnt", added=True),
+        "answers": Part("map", size=(48, 32, 32), added=True),
+        "8064\nanswers": Part("fixed"),
+        "decode": Part("fixed"),
+        "stride 8": Part("map", under=("stride 4", 1), size=(96, 16, 16)),
+        "stride 16": Part("map", under=("stride 4", 2), size=(128, 8, 8)),
+        "3 × 3 class\n3 × 3 box ": Part("learnt", under=("3 × 3 class\n3 × 3 box", 1), added=True),
+        "3 × 3 class\n3 × 3 box  ": Part("learnt", under=("3 × 3 class\n3 × 3 box", 2), added=True),
+        "answers ": Part("map", under=("answers", 1), size=(48, 16, 16), added=True),
+        "answers  ": Part("map", under=("answers", 2), size=(48, 8, 8), added=True),
+        "MultiBox\nLoss": Part("fixed", under=("decode", 1), added=True, training=True),
+        "default_boxes,\nmatch_boxes,\nmine_hard_\nnegatives": Part(
+            "fixed", under=("decode", 2), added=True, training=True
+        ),
+    }
+    arrows = {
+        ("image", "SSD\nBackbone"): "(3, 128, 128)",
+        ("SSD\nBackbone", "stride 4"): "(48, 32, 32)",
+        ("stride 4", "3 × 3 class\n3 × 3 box"): "",
+        ("3 × 3 class\n3 × 3 box", "answers"): "(48, 32, 32)",
+        ("answers", "8064\nanswers"): "",
+        ("8064\nanswers", "decode"): "(8064, 8)",
+        ("stride 4", "stride 8"): "",
+        ("stride 8", "stride 16"): "",
+        ("stride 8", "3 × 3 class\n3 × 3 box "): "",
+        ("stride 16", "3 × 3 class\n3 × 3 box  "): "",
+        ("3 × 3 class\n3 × 3 box ", "answers "): "(48, 16, 16)",
+        ("3 × 3 class\n3 × 3 box  ", "answers  "): "(48, 8, 8)",
+        ("answers ", "8064\nanswers"): "",
+        ("answers  ", "8064\nanswers"): "",
+        ("8064\nanswers", "MultiBox\nLoss"): "",
+        ("default_boxes,\nmatch_boxes,\nmine_hard_\nnegatives", "MultiBox\nLoss"): "",
+    }
+    return detector_figure(parts, arrows)
+
+
+# ---------------------------------------------------------------- lecture 07
+
+
+def fcos_figure() -> Figure:
+    """FCOS from the image to its boxes, and what teaches it."""
+    parts = {
+        "image": Part("map", size=(3, 128, 128)),
+        "Simple\nBackbone": Part("learnt"),
+        "C2": Part("map", size=(32, 32, 32)),
+        "FPN": Part("learnt"),
+        "P2": Part("map", size=(48, 32, 32)),
+        "FCOSHead": Part("learnt", added=True),
+        "decode_predictions,\nNMS": Part("fixed", added=True),
+        "C3": Part("map", under=("C2", 1), size=(64, 16, 16)),
+        "C4": Part("map", under=("C2", 2), size=(128, 8, 8)),
+        "FPN ": Part("learnt", under=("FPN", 1)),
+        "FPN  ": Part("learnt", under=("FPN", 2)),
+        "P3": Part("map", under=("P2", 1), size=(48, 16, 16)),
+        "P4": Part("map", under=("P2", 2), size=(48, 8, 8)),
+        "FCOSLoss": Part("fixed", under=("decode_predictions,\nNMS", 1), added=True, training=True),
+        "true boxes:\nassign, targets_of": Part(
+            "fixed", under=("decode_predictions,\nNMS", 2), added=True, training=True
+        ),
+    }
+    arrows = {
+        ("image", "Simple\nBackbone"): "(3, 128, 128)",
+        ("Simple\nBackbone", "C2"): "(32, 32, 32)",
+        ("C2", "FPN"): "",
+        ("FPN", "P2"): "(48, 32, 32)",
+        ("P2", "FCOSHead"): "",
+        ("FCOSHead", "decode_predictions,\nNMS"): "(1344, 3 + 4 + 1)",
+        ("C2", "C3"): "",
+        ("C3", "C4"): "",
+        ("C3", "FPN "): "",
+        ("C4", "FPN  "): "",
+        ("FPN  ", "FPN "): "top-down",
+        ("FPN ", "FPN"): "top-down",
+        ("FPN ", "P3"): "(48, 16, 16)",
+        ("FPN  ", "P4"): "(48, 8, 8)",
+        ("P3", "FCOSHead"): "",
+        ("P4", "FCOSHead"): "",
+        ("FCOSHead", "FCOSLoss"): "",
+        ("true boxes:\nassign, targets_of", "FCOSLoss"): "",
+    }
+    return detector_figure(parts, arrows)
+
+
+def fcos_head_figure() -> Figure:
+    """FCOS's head on one level, P2: two towers, three answers."""
+    parts = {
+        "P2": Part("map", size=(48, 32, 32)),
+        "reg_tower": Part("learnt", added=True),
+        "reg_pred": Part("learnt", added=True),
+        "Scale of P2": Part("learnt", added=True),
+        "exp,\n× stride": Part("fixed", added=True),
+        "l, t, r, b": Part("map", size=(4, 32, 32), added=True),
+        "centerness": Part("learnt", under=("reg_pred", 1), added=True),
+        "centre-ness": Part("map", under=("l, t, r, b", 1), size=(1, 32, 32), added=True),
+        "cls_tower": Part("learnt", under=("reg_tower", 2), added=True),
+        "cls_logits": Part("learnt", under=("reg_pred", 2), added=True),
+        "logits": Part("map", under=("l, t, r, b", 2), size=(3, 32, 32), added=True),
+    }
+    arrows = {
+        ("P2", "reg_tower"): "(48, 32, 32)",
+        ("reg_tower", "reg_pred"): "(48, 32, 32)",
+        ("reg_pred", "Scale of P2"): "(4, 32, 32)",
+        ("Scale of P2", "exp,\n× stride"): "",
+        ("exp,\n× stride", "l, t, r, b"): "(4, 32, 32)",
+        ("reg_tower", "centerness"): "",
+        ("centerness", "centre-ness"): "(1, 32, 32)",
+        ("P2", "cls_tower"): "",
+        ("cls_tower", "cls_logits"): "(48, 32, 32)",
+        ("cls_logits", "logits"): "(3, 32, 32)",
+    }
+    return detector_figure(parts, arrows)
+
+
+def level_maps_figure(
+    image: Tensor, target: Mapping[str, Tensor], upper: Sequence[Tensor], lower: Sequence[Tensor]
+) -> Figure:
+    """An image (3, H, W) with its objects, and two rows of maps (h, w), a column per level."""
+    figure, axes = plt.subplots(2, 1 + len(upper), figsize=(14.5, 7.6), layout="constrained")
+    height, width = image.shape[1:]
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    for row, maps, what in zip(axes, (upper, lower), ("class", "centre-ness")):
+        show_image(row[0], image, "the image and its objects" if what == "class" else "")
+        for level, (ax, values) in enumerate(zip(row[1:], maps), 2):
+            ax.imshow(values.numpy(), cmap="Greys", vmin=0, vmax=1, extent=extent)
+            ax.set_title(f"P{level}: {what}")
+        for ax in row:
+            draw_boxes(ax, target["boxes"], colours="black", line_style="--")
+            ax.set(xticks=[], yticks=[], xlim=extent[:2], ylim=extent[2:])
+            ax.grid(False)
+    return figure
+
+
+def location_figure(
+    box: Tensor, at: Tensor, ltrb: Tensor, title: str, answers: Tensor, strides: Tensor
+) -> Figure:
+    """Left a box (4,) on 128 x 128 pixels and a location (2,) with its distances (4,), if inside.
+
+    Right the locations (n, 2) that answer for the box, and the stride (n,) of each.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(13.5, 6.6), layout="constrained")
+    x1, y1, x2, y2 = box.tolist()
+    x, y = at.tolist()
+    for ax in axes:
+        ax.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec="black", lw=3))
+        ax.set(xlim=(0, 128), ylim=(128, 0), aspect="equal")
+    if min(ltrb.tolist()) > 0:
+        ends = ((x1, y), (x, y1), (x2, y), (x, y2))
+        for name, end, value in zip("ltrb", ends, ltrb.tolist()):
+            axes[0].plot([x, end[0]], [y, end[1]], ls="--", color=COLOURS[0])
+            look = {"ha": "left", "va": "center"} if name in "tb" else {"ha": "center"}
+            place = ((x + end[0]) / 2 + (name in "tb"), (y + end[1]) / 2 - (name in "lr"))
+            axes[0].text(*place, f"{name} = {value:g}", fontsize=14, **look)
+    axes[0].plot(x, y, "o", color="black", ms=11)
+    axes[0].set_title(title)
+    for level, stride in enumerate((4, 8, 16)):
+        mine = answers[strides == stride]
+        look = {"color": COLOURS[level], "s": 12 * stride**0.9, "marker": "os^"[level]}
+        axes[1].scatter(*mine.T, label=f"P{2 + level}: {len(mine)}", **look)
+    axes[1].legend(fontsize=13)
+    axes[1].set_title("who answers for this box")
+    return figure
+
+
+def atss_figure(
+    image: Tensor,
+    boxes: Tensor,
+    candidates: Tensor,
+    overlap: Tensor,
+    match: Tensor,
+    stride: Tensor,
+) -> Figure:
+    """An image (3, H, W) with objects (M, 4), and for each the IoUs of its candidates by level.
+
+    candidates, overlap: (L, M), which locations they are, and their IoUs; match, stride: (L,).
+    """
+    count = len(boxes)
+    figure, axes = plt.subplots(1, 1 + count, figsize=(4.6 + 3 * count, 4.6), layout="constrained")
+    show_image(axes[0], image, "three objects")
+    draw_boxes(axes[0], boxes, list("abcdef"[:count]), "black", "--")
+    levels = stride.unique().tolist()
+    for m, ax in enumerate(axes[1:]):
+        mine = candidates[:, m] > 0
+        values = overlap[mine, m]
+        ax.axhline(float(values.mean() + values.std()), color="black", lw=1.5, ls="--")
+        for level, s in enumerate(levels):
+            here = overlap[mine & (stride == s), m]
+            chosen = (match == m)[mine & (stride == s)].numpy()
+            spots = level + np.linspace(-0.25, 0.25, len(here))
+            ax.scatter(spots, here, s=70, fc="white", ec=COLOURS[1], lw=1.6)
+            ax.scatter(spots[chosen], here[chosen], s=70, color=COLOURS[1])
+        ax.set_xticks(range(len(levels)), [f"P{2 + level}" for level in range(len(levels))])
+        ax.set(title=f"object {'abcdef'[m]}", ylim=(-0.03, 1))
+    axes[1].set_ylabel("IoU of the candidate's square")
     return figure
 
 
@@ -746,18 +1411,6 @@ def count_figure(errors: Tensor, counts: Tensor, counted: int, truth: int) -> Fi
     axes[1].axvline(counted, color=COLOURS[0], label="counted")
     axes[1].set(xlabel="count of a redrawn photograph", ylabel="draws")
     axes[1].legend()
-    return figure
-
-
-def score_maps_figure(image: Tensor, maps: Mapping[str, Tensor]) -> Figure:
-    """An image, and over it maps (h, w) of scores in 0..1, each under its title."""
-    figure, axes = plt.subplots(1, 1 + len(maps), figsize=(13.8, 4.9), layout="constrained")
-    height, width = image.shape[1:]
-    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-    show_image(axes[0], image)
-    for ax, (title, heat) in zip(axes[1:], maps.items()):
-        show_image(ax, image, title)
-        ax.imshow(heat.numpy(), extent=extent, cmap="inferno", alpha=0.75, vmin=0, vmax=0.8)
     return figure
 
 

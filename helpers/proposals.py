@@ -1,4 +1,4 @@
-"""Class-agnostic boxes made without learning: selective search (OpenCV) and sliding windows."""
+"""Class-agnostic boxes made without learning: selective search (OpenCV)."""
 
 import contextlib
 import hashlib
@@ -60,8 +60,9 @@ def selective_search(images: Tensor) -> list[Tensor]:
 def benchmark_proposals(split: str, directory: str | Path | None = None) -> list[Tensor]:
     """`selective_search` on the images of `benchmark(split)`, from a file if it was done before.
 
-    The file lies in runs/ (or `directory`) or data/proposals, and its key covers pixels, settings
-    and OpenCV's version. Where none has it, the boxes are computed (two minutes) and kept in runs/.
+    The file lies in runs/ (or `directory`) or data/proposals, and its key covers pixels and
+    settings. (OpenCV's versions differ in a few boxes: these are OpenCV 5.1's.) Where none has it,
+    the boxes are computed (two minutes) and kept in runs/.
     """
     images = benchmark(split).images
     selective_search_module()  # a missing OpenCV is said before a file is looked for
@@ -81,34 +82,5 @@ def benchmark_proposals(split: str, directory: str | Path | None = None) -> list
 
 
 def _key(images: Tensor) -> str:
-    import cv2
-
-    settings = f"{cv2.__version__} {SCALE} {SIGMA} {MIN_SIDE} {tuple(images.shape)}"
+    settings = f"{SCALE} {SIGMA} {MIN_SIDE} {tuple(images.shape)}"
     return hashlib.sha256(settings.encode() + images.numpy().tobytes()).hexdigest()
-
-
-def sliding_windows(
-    height: int,
-    width: int,
-    sides: tuple[float, ...] = (24, 40, 60),
-    aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
-    step: float = 0.5,
-) -> Tensor:
-    """Windows (N, 4) float xyxy inside an image of `height` x `width` pixels.
-
-    One window per side (the root of its area, in pixels), aspect ratio (height / width) and
-    position; `step` is a share of the window. Windows that do not fit are left out.
-    """
-    numbers = (height, width, step, *sides, *aspect_ratios)
-    if 0 in (len(sides), len(aspect_ratios)) or not all(0 < n < float("inf") for n in numbers):
-        got = f"{height}, {width}, {sides}, {aspect_ratios} and {step}"
-        raise ValueError(
-            f"height, width, sides, aspect_ratios and step must be positive, got {got}"
-        )
-    windows = []
-    for side, ratio in [(side, ratio) for side in sides for ratio in aspect_ratios]:
-        w, h = side / ratio**0.5, side * ratio**0.5
-        xs = np.arange(0, width - w + 1e-6, step * w)
-        ys = np.arange(0, height - h + 1e-6, step * h)
-        windows += [(x, y, x + w, y + h) for y in ys for x in xs]
-    return torch.tensor(windows, dtype=torch.float32).reshape(-1, 4)

@@ -47,10 +47,14 @@ def claims_table(rows: Sequence[tuple[str, str, str]]) -> Markdown:
 
 
 def experiment_table(
-    lecture: str, variants: Sequence[str] = (), folder: Path = EXPERIMENTS
+    lecture: str,
+    variants: Sequence[str] = (),
+    folder: Path = EXPERIMENTS,
+    columns: Sequence[str] = ("AP50", "AP75"),
 ) -> Markdown:
     """A recorded experiment: means over seeds, and whether a variant differs from the first one.
 
+    columns: keys of the record to show the means of, beside the AP.
     Beyond the seeds: Welch's t-test over the seeds gives p < 0.05. Beyond the images: the middle
     95 % of the difference over resampled held-out sets (paired, lecture 09) leave out 0.
     """
@@ -59,8 +63,12 @@ def experiment_table(
     missing = [name for name in names if name not in groups]
     if missing:
         raise ValueError(f"no variant {missing[0]!r}; {lecture} has {', '.join(groups)}")
-    header = (lecture, "AP", "AP50", "AP75", "seeds", "difference", "beyond seeds", "beyond images")
-    return markdown_table(header, [_experiment_row(name, groups, names[0]) for name in names])
+    for key in columns:
+        if key not in (row := groups[names[0]][0]):
+            raise ValueError(f"no column {key!r}; a row has {', '.join(row)}")
+    more = ("seeds", "difference", "beyond seeds", "beyond images")
+    rows = [_experiment_row(name, groups, names[0], columns) for name in names]
+    return markdown_table((lecture, "AP", *columns, *more), rows)
 
 
 def recorded_ap(lecture: str, folder: Path = EXPERIMENTS) -> dict[str, float]:
@@ -77,12 +85,14 @@ def _recorded(lecture: str, folder: Path) -> dict[str, list]:
     return {name: [row for row in rows if row["variant"] == name] for name in names}
 
 
-def _experiment_row(name: str, groups: Mapping[str, list], first: str) -> list[str]:
+def _experiment_row(
+    name: str, groups: Mapping[str, list], first: str, columns: Sequence[str]
+) -> list[str]:
     """Means of one variant, and its difference from the variant `first`."""
     own, base = groups[name], groups[first]
     ap, others = ([row["AP"] for row in rows] for rows in (own, base))
     spread = f" ± {stdev(ap):.3f}" if len(ap) > 1 else ""
-    means = [f"{mean(row[key] for row in own):.3f}" for key in ("AP50", "AP75")]
+    means = [f"{mean(row[key] for row in own):.3f}" for key in columns]
     cells = [name, f"{mean(ap):.3f}{spread}", *means, str(len(own))]
     if name == first:
         return [*cells, "", "", ""]

@@ -5,15 +5,19 @@ import copy
 import importlib.util
 import math
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from helpers.lessons import load, read
+from helpers.records import EXPERIMENTS, read_records
 from helpers.shapes import ShapesDataset
 
 # Seconds that a program may take: for what hangs, not for a machine that is slow or busy.
@@ -65,6 +69,27 @@ def random_boxes(count: int, seed: int = 0, size: float = 60.0) -> torch.Tensor:
     boxes = torch.rand(count, 4, generator=generator) * size
     boxes[:, 2:] += boxes[:, :2] + 1
     return boxes
+
+
+def iou_by_loops(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """IoU (N, M) of every box of `a` with every box of `b`, xyxy; 0 of two without area."""
+    values = []
+    for p, q in product(a.tolist(), b.tolist()):
+        w, h = (max(0, min(p[k + 2], q[k + 2]) - max(p[k], q[k])) for k in (0, 1))
+        union = sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (p, q)) - w * h
+        values.append(w * h / union if union > 0 else 0.0)
+    return torch.tensor(values).view(len(a), len(b))
+
+
+def nms_by_loops(
+    boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor, iou: float
+) -> torch.Tensor:
+    """Indices of the boxes that no better one of their label overlaps by more, best first."""
+    overlap, names, kept = iou_by_loops(boxes, boxes).tolist(), labels.tolist(), []
+    for i in scores.argsort(descending=True, stable=True).tolist():
+        if all(names[i] != names[k] or overlap[i][k] <= iou for k in kept):
+            kept.append(i)
+    return torch.tensor(kept, dtype=torch.long)
 
 
 def objects_of(
@@ -145,3 +170,23 @@ def browser_programs() -> tuple[str, str]:
         if path is None:
             raise LookupError(f"there is no {name} on the PATH")
     return browser, driver
+
+
+def recorded_mean(lecture: str, variant: str, key: str = "AP") -> float:
+    """A measure of a lecture's full training, the mean of its seeds in data/experiments."""
+    rows, problems = read_records(EXPERIMENTS, [lecture])
+    assert not problems, problems
+    values = [row[key] for row in rows if row["variant"] == variant]
+    assert len(values) >= 3, f"{variant} needs three seeds, the record has {len(values)}"
+    return mean(values)
+
+
+def cpu_seconds(function, calls: int = 2) -> float:
+    """Seconds that a call keeps the processor busy, the least of some calls."""
+    spent = []
+    for _ in range(calls):
+        start = time.process_time()
+        with torch.no_grad():
+            function()
+        spent.append(time.process_time() - start)
+    return min(spent)

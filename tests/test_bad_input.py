@@ -28,7 +28,6 @@ from helpers import (
     features,
     figures,
     lessons,
-    nms,
     photos,
     plotting,
     proposals,
@@ -132,22 +131,9 @@ CASES = {
             "boxes must have positive width and height to be encoded, row 0 is",
         ),
     },
-    "boxes.check_column": {
-        "list": (lambda: boxes.check_column([0], "labels", 1), "labels must be a torch tensor"),
-        "length": (lambda: boxes.check_column(LABEL, "labels", 2), r"must have shape \(2,\), got"),
-        "complex": (lambda: boxes.check_column(SCORE + 0j, "x", 1), "x must hold real numbers"),
-    },
     "boxes.refuse_rows": {
         "one": (lambda: boxes.refuse_rows(LABEL == 0, LABEL, "no zero"), "no zero, row 0 is 0"),
     },
-    "boxes.box_iou": with_boxes(boxes.box_iou, BOX, name="a"),
-    "boxes.box_giou": with_boxes(boxes.box_giou, BOX, name="a"),
-    "boxes.xyxy_to_xywh": with_boxes(boxes.xyxy_to_xywh),
-    "boxes.xywh_to_xyxy": with_boxes(boxes.xywh_to_xyxy, ordered=False),
-    "boxes.xyxy_to_cxcywh": with_boxes(boxes.xyxy_to_cxcywh),
-    "boxes.cxcywh_to_xyxy": with_boxes(boxes.cxcywh_to_xyxy, ordered=False),
-    "boxes.clip_boxes": with_boxes(boxes.clip_boxes, 8, 8)
-    | {"size": (lambda: boxes.clip_boxes(BOX, 0, 8), "height and width must be positive")},
     "boxes.encode_boxes": with_boxes(boxes.encode_boxes, BOX)
     | {
         "lengths": (lambda: boxes.encode_boxes(BOX, BOX[:0]), "must have equal lengths, got 1"),
@@ -328,19 +314,6 @@ CASES = {
     "lessons.read": {
         "file": (lambda: lessons.read(Path(__file__)), "test_bad_input.py is not a notebook"),
     },
-    "nms.nms": with_boxes(nms.nms, SCORE, 0.5)
-    | {
-        "scores": (lambda: nms.nms(BOX, tensor([0.5, 0.5]), 0.5), r"scores must have shape \(1,\)"),
-        "NaN": (lambda: nms.nms(BOX, tensor([NAN]), 0.5), "scores must not be NaN"),
-        "IoU": (lambda: nms.nms(BOX, SCORE, 1.5), r"iou_threshold must lie in \[0, 1\], got 1.5"),
-    },
-    "nms.batched_nms": with_boxes(nms.batched_nms, SCORE, LABEL, 0.5)
-    | {
-        "labels": (
-            lambda: nms.batched_nms(BOX, SCORE, [0], 0.5),
-            "labels must be a torch tensor, got list",
-        ),
-    },
     "photos.photo": {"name": (lambda: photos.photo("dog"), "name must be one of .* got 'dog'")},
     "photos.as_rgb": {
         "text": (lambda: photos.as_rgb("cat.png"), "image must be a NumPy array .* got str"),
@@ -399,10 +372,6 @@ CASES = {
             lambda: proposals.benchmark_proposals("dev"),
             "split must be one of .* got 'dev'",
         ),
-    },
-    "proposals.sliding_windows": {
-        "step": (lambda: proposals.sliding_windows(8, 8, step=0), "must be positive, got 8, 8"),
-        "no side": (lambda: proposals.sliding_windows(8, 8, sides=()), r"sides.* got 8, 8, \(\)"),
     },
     "records.make_row": {
         "no number": (lambda: row(metrics={"AP": "high"}), "AP: 'high' is not of type 'number'"),

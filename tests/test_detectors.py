@@ -293,3 +293,10 @@ def test_nothing_is_recorded_for_gradients_while_the_clock_runs():
     seen = []
     assert ms_per_image(lambda x: seen.append(torch.is_grad_enabled()), noise(2), CPU) >= 0
     assert seen == [False] * 4
+
+
+def test_regions_come_last_and_are_mirrored_with_the_objects(few_images):
+    regions = [t["boxes"].clone() for t in few_images.targets]
+    for images, boxes, labels, moved in augmented_batches(few_images, 6, 0, CPU, 2, regions):
+        assert len(images) == len(boxes) == len(labels) == len(moved)
+        assert all(torch.equal(a, b.float()) for a, b in zip(boxes, moved))

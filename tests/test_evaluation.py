@@ -7,9 +7,8 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from torchvision.ops import box_convert
+from torchvision.ops import box_convert, box_iou
 
-from helpers.boxes import box_iou
 from helpers.evaluation import (
     AREA_RANGES,
     coco_ap,

@@ -19,22 +19,21 @@ CLASSES = 3
 
 
 def fast_rcnn(nb, steps):
-    regions = [torch.cat([t["boxes"], r]) for t, r in zip(nb.train_set.targets, nb.REGIONS)]
-    model, history = nb.train_fast_rcnn(steps, regions)
-    return model, history, nb.detect(model, nb.test_set.images, nb.REGIONS, score_threshold=0.0)
+    model, history = nb.train_fast_rcnn(steps, nb.SEED, regions=nb.SOME_REGIONS)
+    return model, history, nb.detect(model, nb.test_set.images, nb.SOME_REGIONS)
 
 
 def faster_rcnn(nb, steps):
-    model, history = nb.train_faster_rcnn(steps)
-    return model, history, model.eval()(nb.to_input(nb.test_set.images))
+    model, history = nb.train_faster_rcnn(steps, nb.SEED)
+    return model, history, detect_all(model, nb.test_set.images, nb.DEVICE)
 
 
 def first_stage(nb, steps):
-    """The RPN of lecture 03 alone; its proposals as detections without a name."""
-    model = nb.train_rpn(steps)
-    boxes = nb.proposals_of(model, nb.test_set.images)
+    """The first stage of lecture 03 alone; its proposals as detections without a name."""
+    first, history = nb.train_first_stage(steps, nb.SEED)
+    boxes = nb.proposals_of(first, nb.test_set.images)
     named = {"scores": torch.ones(0), "labels": torch.ones(0, dtype=torch.long)}
-    return model, None, [{"boxes": b, **named} for b in boxes]
+    return first, history, [{"boxes": b, **named} for b in boxes]
 
 
 def all_boxes(nb, detect, **reading):
@@ -44,18 +43,20 @@ def all_boxes(nb, detect, **reading):
 
 
 def retinanet(nb, steps):
-    model, history = nb.train_retinanet(steps, mining=3)
+    model, history = nb.train_retinanet(steps, nb.SEED)
     return model, history, all_boxes(nb, model.detect)
 
 
 def ssd(nb, steps):
-    model, history = nb.train_ssd(steps)
-    return model, history, all_boxes(nb, model.detect)
+    model, history = nb.train_ssd(steps, nb.SEED, augment=nb.zoom)
+    detect = nb.detector_of(model, score_threshold=0.0)
+    return model, history, detect_all(detect, nb.test_set.images, nb.DEVICE)
 
 
 def retinanet_of_06(nb, steps):
-    model, history = nb.train_retinanet(steps)
-    return model, history, all_boxes(nb, model.detect, scores_of=nb.sigmoid_scores)
+    model, history = nb.train_ssd(steps, nb.SEED, nb.RetinaNetOnShapes, nb.RetinaLoss())
+    detect = nb.detector_of(model, score_threshold=0.0, scores_of=nb.each_class)
+    return model, history, detect_all(detect, nb.test_set.images, nb.DEVICE)
 
 
 def on_benchmark(nb, steps, **reading):
@@ -74,7 +75,12 @@ def yolo(nb, steps):
     return model, history, detect_all(detect, nb.test_set.images, nb.DEVICE)
 
 
-every_box = functools.partial(on_benchmark, threshold=0.0)
+def fcos(nb, steps):
+    model, history = nb.train_fcos(steps, nb.SEED)
+    detect = nb.detector_of(model, threshold=0.0)
+    return model, history, detect_all(detect, nb.test_set.images, nb.DEVICE)
+
+
 DETECTORS = {
     "Fast R-CNN": ("02_fast_rcnn", fast_rcnn),
     "RPN": ("03_faster_rcnn", first_stage),
@@ -83,7 +89,7 @@ DETECTORS = {
     "YOLO": ("05_yolo", yolo),
     "SSD": ("06_ssd", ssd),
     "RetinaNet of 06": ("06_ssd", retinanet_of_06),
-    "FCOS": ("07_fcos", every_box),
+    "FCOS": ("07_fcos", fcos),
     "DETR": ("08_detr", on_benchmark),
 }
 EVERY_DETECTOR = pytest.mark.parametrize("name", DETECTORS)
@@ -143,7 +149,7 @@ def prepared(lesson, monkeypatch, images, device=CPU):
     """The notebook with these images as its benchmark, on `device`."""
     regions = torch.tensor([[0.0, 0, 128, 128], [10, 20, 40, 60], [64, 64, 65, 65]])
     values = {"DEVICE": device, "train_set": images, "test_set": images}
-    values["REGIONS"] = [regions] * len(images)
+    values["SOME_REGIONS"] = [regions] * len(images)
     values["pick_device"] = lambda: device
     for name, value in values.items():
         monkeypatch.setattr(lesson, name, value, raising=False)
@@ -240,33 +246,29 @@ def test_training_and_reading_in_mixed_precision(lessons, monkeypatch, name):
 # ---------------------------------------------------------------- no image
 
 
-def slim_faster_rcnn(nb):
-    return nb.CompleteFasterRCNN(3, **nb.slim_parts(), rpn_loss=nb.RPNLoss(**nb.SLIM_LOSS)).eval()
-
-
 def small_yolo(nb):
     return nb.YOLODetector(backbone=nb.SimpleBackbone((4, 4, 8, 8)), hidden=8).eval()
 
 
 def read_as_uint8(nb, images):
     """Lectures 01 and 02 take images as bytes, and regions beside them."""
-    return nb.detect(nb.FastRCNN(3, nb.small_backbone(8), 8, hidden_dim=8), images.byte(), [])
+    return nb.detect(nb.FastRCNN(3, hidden_dim=8).eval(), images.byte(), [])
 
 
 # lesson, and how its detector reads images (B, 3, H, W)
 READERS = {
     "R-CNN": (
         "01_rcnn",
-        lambda nb, x: nb.detections_of(
-            nb.RCNN(3, nb.SimplifiedProposals(), nb.RegionWarper), Few(x, [])
+        lambda nb, x: nb.answers(
+            nb.RCNN(3, nb.SimplifiedProposals(), nb.CNNFeatureExtractor(size=32)), list(x)
         ),
     ),
     "Fast R-CNN": ("02_fast_rcnn", read_as_uint8),
-    "Faster R-CNN": ("03_faster_rcnn", lambda nb, x: slim_faster_rcnn(nb)(x)),
+    "Faster R-CNN": ("03_faster_rcnn", lambda nb, x: nb.FasterRCNN().eval()(x)),
     "RetinaNet": ("04_fpn_retinanet", lambda nb, x: nb.RetinaNet(3).eval().detect(x)),
     "YOLO": ("05_yolo", lambda nb, x: nb.detector_of(small_yolo(nb))(x)),
-    "SSD": ("06_ssd", lambda nb, x: nb.SSD(3).eval().detect(x)),
-    "FCOS": ("07_fcos", lambda nb, x: nb.detector_of(nb.slim_fcos())(x)),
+    "SSD": ("06_ssd", lambda nb, x: nb.detector_of(nb.SSD(3).eval())(x)),
+    "FCOS": ("07_fcos", lambda nb, x: nb.detector_of(nb.FCOSDetector(3).eval())(x)),
     "DETR": ("08_detr", lambda nb, x: nb.detector_of(nb.slim_detr())(x)),
 }
 
@@ -297,10 +299,10 @@ def test_training_and_reading_on_a_gpu(lessons, monkeypatch, name):
 def test_the_pretended_gpu_gives_the_same_numbers(lessons, monkeypatch):
     few = Few(benchmark("val").images[:4], benchmark("val").targets[:4])
     nb = prepared(lessons("07_fcos"), monkeypatch, few)
-    _, here, _ = every_box(nb, 2)
+    _, here, _ = fcos(nb, 2)
     prepared(nb, monkeypatch, few, CUDA)
     with pretend_cuda(monkeypatch):
-        _, there, _ = every_box(nb, 2)
+        _, there, _ = fcos(nb, 2)
     assert here.columns() == there.columns()
 
 

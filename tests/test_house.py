@@ -24,22 +24,11 @@ MOST_LINES = 1500  # of helpers/, without what draws diagrams and knows answers
 # Modules, functions and constants of helpers/ that nothing needs but lectures of the first edition,
 # and which of them. A new edition strikes its number; without any, the entry goes, and its code.
 STILL_NEEDED = {
-    "boxes._intersection_and_union": "",  # of box_iou and box_giou
-    "boxes._ratio": "",
-    "boxes.box_giou": "",  # to go, with its tests
-    "boxes.box_iou": "01",
-    "boxes.clip_boxes": "01 02 03 04 06",
-    "boxes.cxcywh_to_xyxy": "",  # to go, with its tests
-    "boxes.xywh_to_xyxy": "01",
-    "boxes.xyxy_to_cxcywh": "",  # to go, with its tests
-    "boxes.xyxy_to_xywh": "01",
-    "evaluation.worst_images": "01 02 03 04 06 07 08",
-    "nms": "01 06",
-    "proposals.sliding_windows": "02 03",
+    "evaluation.worst_images": "08",
     "records.latest_records": "09",
     "tables._CLAIMS_HEADER": "",  # of claims_table and gathered_claims
     "tables._cells": "",
-    "tables.claims_table": "01 02 03 04 06 07 08 09",
+    "tables.claims_table": "08 09",
     "tables.gathered_claims": "09",
 }
 
@@ -78,7 +67,7 @@ def imported_by(name: str) -> set[str]:
 
 
 def from_helpers(source: str) -> set[str]:
-    """What `source` uses of helpers/: "boxes", "boxes.box_iou", "boxes.*" if by getattr."""
+    """What `source` uses of helpers/: "boxes", "boxes.decode_boxes", "boxes.*" if by getattr."""
     tree, found, modules_by_name = ast.parse(source), set(), {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -222,13 +211,14 @@ def test_only_the_lectures_that_are_named_still_need_it():
 
 def test_what_is_used_of_helpers_is_seen():
     source = (
-        "from helpers import boxes as b, nms\nimport helpers.tables\nimport helpers.shapes as s\n"
+        "from helpers import boxes as b, setup\nimport helpers.tables\nimport helpers.shapes as s\n"
     )
-    source += "from helpers.records import ROOT, make_row as row\nb.box_iou(1, boxes.box_giou)\n"
+    source += "from helpers.records import ROOT, make_row as row\n"
+    source += "b.decode_boxes(1, boxes.encode_boxes)\n"
     source += "getattr(s, 'x')\nhelpers.tables.ap_table\nfrom torchvision import ops\nops.nms\n"
     assert from_helpers(source) == {
-        *("boxes", "boxes.box_iou", "nms", "tables", "tables.ap_table", "shapes", "shapes.*"),
-        *("records", "records.ROOT", "records.make_row"),
+        *("boxes", "boxes.decode_boxes", "setup", "shapes", "shapes.*"),
+        *("tables", "tables.ap_table", "records", "records.ROOT", "records.make_row"),
     }
 
 
@@ -236,18 +226,18 @@ def test_imports_are_seen_wherever_they_stand():
     source = """
 import os, helpers.boxes as b
 def f():
-    from helpers import nms, setup
+    from helpers import anchors, setup
     try:
         from tools.check import check
     except ImportError:
         from . import shapes
         from .exercises import patient
-        from helpers.boxes import box_iou
+        from helpers.boxes import decode_boxes
 """
     assert set(imports(source, "helpers")) == {
         "os",
         "helpers.boxes",
-        "helpers.nms",
+        "helpers.anchors",
         "helpers.setup",
         "tools.check",
         "helpers.shapes",

@@ -1,10 +1,7 @@
 """The code of notebook 04 against its oracles, on random and on nasty input."""
 
+import hashlib
 import math
-
-import matplotlib as mpl
-
-mpl.use("agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,20 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shared import (
     NASTY_BOXES,
-    check_stubs_and_solutions,
     finite_gradients,
+    iou_by_loops,
+    nms_by_loops,
     notebook_code,
     objects_of,
     random_boxes,
 )
 from torch import nn
 from torchvision.models.detection._utils import Matcher
-from torchvision.ops import FeaturePyramidNetwork, sigmoid_focal_loss
+from torchvision.ops import FeaturePyramidNetwork, box_iou, sigmoid_focal_loss
 
 from helpers import boxes as reference
-from helpers import nms as nms_reference
 from helpers.anchors import grid_anchors
 from helpers.detectors import to_input
+from helpers.shapes import benchmark
 
 NO_BOXES, NO_LABELS = torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
@@ -37,16 +35,18 @@ SEEDS = st.integers(0, 10**6)
 
 @pytest.fixture(scope="module")
 def nb():
+    plt.switch_backend("agg")
     with notebook_code("04_fpn_retinanet", SEED=0, K=3, DEVICE=torch.device("cpu")) as module:
+        module.anchors = module.anchors_of([(32, 32), (16, 16), (8, 8)])
+        module.LETTERS = list("CST")
         yield module
-
-
-TINY = {"channels": (8, 8, 16, 16), "width": 8}
 
 
 def tiny_model(nb, **options):
     """The complete detector of three classes with few channels."""
-    return nb.RetinaNet(3, **TINY | options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nb, "CHANNELS", (8, 8, 16, 16))
+        return nb.RetinaNet(3, **{"width": 8} | options)
 
 
 def convolutions(module):
@@ -56,34 +56,59 @@ def convolutions(module):
 # ---------------------------------------------------------------- the backbone
 
 
-@pytest.mark.parametrize("options, first", [({}, 8), ({"layer2_stride": 1}, 4)], ids=str)
+@pytest.mark.parametrize("first", [2, 3, 4])
 @pytest.mark.parametrize("height, width", [(224, 224), (96, 160)])
-def test_the_maps_are_halved_as_their_names_say(nb, options, first, height, width):
+def test_the_maps_are_halved_as_their_names_say(nb, first, height, width):
     with torch.device("meta"):
-        maps = nb.SimpleBackbone(**options)(torch.empty(2, 3, height, width))
-    assert list(maps) == ["C3", "C4", "C5"]
-    for i, (c, channels) in enumerate(zip(maps.values(), (512, 1024, 2048))):
-        stride = first * 2**i
-        assert c.shape == (2, channels, height // stride, width // stride)
+        maps = nb.SimpleBackbone(first=first)(torch.empty(2, 3, height, width))
+    assert list(maps) == [f"C{level}" for level in (first, first + 1, first + 2)]
+    for (name, c), channels in zip(maps.items(), (512, 1024, 2048)):
+        stride = 2 ** int(name[1])
+        assert c.shape == (2, channels, math.ceil(height / stride), math.ceil(width / stride))
 
 
+@pytest.mark.parametrize("first", [2, 3])
 @pytest.mark.parametrize("height, width", [(97, 131), (33, 64), (40, 56), (100, 75)])
-def test_sizes_are_rounded_up(nb, height, width):
+def test_sizes_are_rounded_up(nb, first, height, width):
     def sizes(n):
-        return [math.ceil(n / 2**level) for level in (3, 4, 5)]
+        return [math.ceil(n / 2**level) for level in range(first, first + 3)]
 
-    maps = nb.SimpleBackbone((4, 4, 4, 4))(torch.randn(2, 3, height, width))
+    maps = nb.SimpleBackbone((4, 4, 4, 4), first)(torch.randn(2, 3, height, width))
     assert [tuple(c.shape[2:]) for c in maps.values()] == list(zip(sizes(height), sizes(width)))
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_depth_is_the_number_of_convolutions_per_stage(nb, depth):
-    backbone = nb.SimpleBackbone((4, 5, 6, 7), depth)
+    backbone = nb.SimpleBackbone((4, 5, 6, 7), depth=depth)
     convs = convolutions(backbone)
-    widths = [w for w in (4, 5, 6, 7) for _ in range(depth)]
+    widths = [4] + [w for w in (5, 6, 7) for _ in range(depth)]
     assert [c.out_channels for c in convs] == widths and all(c.bias is None for c in convs)
     maps = backbone(torch.randn(2, 3, 64, 96))
     assert [tuple(c.shape[1:]) for c in maps.values()] == [(5, 8, 12), (6, 4, 6), (7, 2, 3)]
+    assert len(set(map(id, convs))) == len(convs)  # each with weights of its own
+
+
+@pytest.mark.parametrize("depth, first", [(1, 2), (2, 2), (2, 3)])
+def test_what_a_cell_sees_by_pencil(nb, depth, first):
+    span, distance, expected = 1, 1, []
+    layers = [(3, 2)] + [(2, 2)] * (first - 2)  # kernel and stride of the stem
+    for _ in range(3):
+        layers += [(3, 2)] + [(3, 1)] * (depth - 1)
+        expected.append(len(layers))
+    spans = []
+    for kernel, stride in layers:
+        span, distance = span + (kernel - 1) * distance, distance * stride
+        spans.append(span)
+    backbone = nb.SimpleBackbone((8, 8, 8, 8), first, depth).eval()
+    seen = nb.seen(lambda image: backbone(image).values(), size=320)
+    assert seen == [spans[i - 1] for i in expected]
+
+
+def test_the_pyramid_sees_what_the_coarsest_map_sees(nb):
+    backbone = nb.SimpleBackbone((8, 8, 8, 8), 2).eval()
+    alone = nb.seen(lambda image: backbone(image).values(), size=256)
+    pyramid = nb.seen(nn.Sequential(backbone, nb.SimpleFPN((8, 8, 8), 8)), size=256)
+    assert min(pyramid) > max(alone) > 3 * alone[0]
 
 
 # ---------------------------------------------------------------- the pyramid
@@ -97,8 +122,8 @@ def even_maps():
     return random_maps((8, 12), (4, 6), (2, 3))
 
 
-def tiny_pyramid(nb, **options):
-    fpn = nb.SimpleFPN((5, 6, 7), 4, **options)
+def tiny_pyramid(nb):
+    fpn = nb.SimpleFPN((5, 6, 7), 4)
     for conv in convolutions(fpn):
         nn.init.normal_(conv.bias)  # zero at first: that would hide a mistake
     return fpn
@@ -124,14 +149,14 @@ def test_the_pyramid_is_torchvisions(nb, sizes):
         state[f"{parts[part].format(level)}.{kind}"] = value
     oracle.load_state_dict(state)
     theirs = list(oracle({str(i): c for i, c in enumerate(maps)}).values())
-    for expected in (theirs, nb.torchvision_pyramid(fpn, maps)):
-        torch.testing.assert_close(fpn(maps), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(fpn(maps), theirs, atol=1e-5, rtol=1e-4)
 
 
 def test_the_default_pyramid_is_the_papers(nb):
     with torch.device("meta"):
         fpn = nb.SimpleFPN()
-    assert fpn.out_channels == 256 and fpn.top_down and nb.count_parameters(fpn) == 2_688_512
+    assert fpn.out_channels == 256
+    assert sum(p.numel() for p in fpn.parameters()) == 2_688_512
     shapes = [tuple(c.weight.shape) for c in convolutions(fpn)]
     assert shapes[:3] == [(256, c, 1, 1) for c in (512, 1024, 2048)]
     assert shapes[3:] == [(256, 256, 3, 3)] * 3
@@ -147,16 +172,20 @@ def test_the_pyramid_starts_as_in_the_authors_code(nb):
 
 def test_names_decide_and_not_the_order(nb):
     fpn, maps = tiny_pyramid(nb), even_maps()
-    mixed = {"C5": maps[2], "other": None, "C3": maps[0], "C4": maps[1]}
-    torch.testing.assert_close(fpn(mixed), fpn(maps), atol=0, rtol=0)
-    for bad, error in (({"C3": maps[0], "C4": maps[1]}, KeyError), (maps[:2], ValueError)):
-        with pytest.raises(error):
+    for names in ((3, 4, 5), (2, 3, 4)):
+        by_name = {f"C{level}": m for level, m in zip(names, maps)}
+        mixed = dict(reversed(by_name.items()))
+        torch.testing.assert_close(fpn(mixed), fpn(maps), atol=0, rtol=0)
+    for bad in ({"C3": maps[0], "C4": maps[1]}, maps[:2], [*maps, maps[2]]):
+        with pytest.raises(ValueError):
             fpn(bad)
 
 
 @pytest.mark.parametrize("top_down", [True, False])
-def test_only_the_top_down_path_joins_the_levels(nb, top_down):
-    fpn, maps = tiny_pyramid(nb, top_down=top_down), even_maps()
+def test_only_the_top_down_path_joins_the_levels(nb, monkeypatch, top_down):
+    fpn, maps = tiny_pyramid(nb), even_maps()
+    if not top_down:
+        monkeypatch.setattr(fpn, "top_down", lambda lateral: lateral)
     before = fpn(maps)
     for changed in range(3):
         after = fpn([c + 1 if i == changed else c for i, c in enumerate(maps)])
@@ -164,53 +193,35 @@ def test_only_the_top_down_path_joins_the_levels(nb, top_down):
         assert heard == [i <= changed if top_down else i == changed for i in range(3)]
 
 
-def test_the_log_hears_of_four_stages(nb, capsys):
-    fpn, maps, heard = tiny_pyramid(nb), even_maps(), []
-    pyramid = fpn(maps, log=lambda *stage: heard.append(stage))
-    assert [stage[:1] + letter for stage, letter, _ in heard] == ["iC", "1lat_", "2P", "3P"]
-    shapes = [[tuple(m.shape) for m in stage[2]] for stage in heard]
-    own, fused = ([tuple(m.shape) for m in level] for level in (maps, pyramid))
-    assert shapes == [own, fused, fused, fused]
-    assert all(map(torch.equal, heard[3][2], pyramid))
-    nb.print_stage(*heard[2])
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split("semantics: ")[1] for line in lines[1:]] == ["own and deeper"] * 2 + ["own"]
-
-
 @torch.no_grad()
 def test_the_pyramid_is_affine_and_a_relu_is_not(nb):
     fpn, a, b = tiny_pyramid(nb), even_maps(), even_maps()
-    assert nb.affine_error(fpn, a, b) < 1e-4
-    assert nb.affine_error(lambda maps: [p.relu() for p in fpn(maps)], a, b) > 0.1
+    mixed = [2 * x - 3 * y for x, y in zip(a, b)]
+    nothing = [0 * x for x in a]
+    for bend, affine in ((lambda p: p, True), (torch.relu, False)):
+        values = ([bend(p) for p in fpn(maps)] for maps in (mixed, a, b, nothing))
+        errors = [(m - (2 * fa - 3 * fb + 2 * f0)).abs().max() for m, fa, fb, f0 in zip(*values)]
+        assert (max(errors) < 1e-4) == affine
 
 
-def test_the_texts_tours(nb, capsys, monkeypatch):
+def test_the_tours(nb, capsys):
     with torch.device("meta"):  # shapes alone
         pyramid = nb.demonstrate_fpn_features()
         assert [tuple(p.shape) for p in pyramid] == [(1, 256, s, s) for s in (28, 14, 7)]
-        monkeypatch.setattr(nb, "demo_focal_loss_effect", lambda: None)
-        nb.demo_retinanet_complete(figure=False)
+        nb.compare_with_without_fpn(pyramid)
+        nb.demo_retinanet_complete()
     out = capsys.readouterr().out
-    assert "P3 is 28 x 28" in out and "(720, 7, 7), boxes (36, 7, 7)" in out
+    assert "P3 has 28 x 28" in out and "(720, 7, 7) and (36, 7, 7)" in out
+    assert "C5 alone: 7 x 7" in out and out.count("own and deeper") == 4
+    assert "39.1 AP" in out and "36.2 AP" in out
 
 
 def test_costs_by_hand(nb):
     layer, x = nn.Conv2d(4, 8, 3, padding=1), torch.empty(1, 4, 5, 6)
     assert nb.gmacs(layer, x) == pytest.approx(5 * 6 * 9 * 4 * 8 / 1e9)
-    assert nb.count_parameters(layer) == 9 * 4 * 8 + 8
 
 
 # ---------------------------------------------------------------- levels
-
-
-@given(side=st.floats(1, 2000))
-def test_a_level_is_a_doubling_in_fpns_rule(nb, side):
-    assert 3 <= nb.fpn_level(side) <= 5
-    free = {"lowest": -99, "highest": 99}
-    level = nb.fpn_level(side, **free)
-    assert 224 * 2.0 ** (level - 4) <= side * (1 + 1e-9)
-    assert side <= 224 * 2.0 ** (level - 3) * (1 + 1e-9)
-    assert nb.fpn_level(2 * side, **free) == level + 1
 
 
 def centred(side):
@@ -221,24 +232,28 @@ def centred(side):
 def test_retinanets_level_has_the_best_anchor(nb, side):
     best = {
         level: max(
-            reference.box_iou(centred(side), centred(2.0 ** (level + 2 + k / 3))).item()
-            for k in range(3)
+            box_iou(centred(side), centred(2.0 ** (level + 2 + k / 3))).item() for k in range(3)
         )
         for level in (3, 4, 5)
     }
     assert best[nb.retinanet_level(side)] == max(best.values())
 
 
-def test_ranges_of_the_text_and_of_fcos(nb):
-    assert [nb.text_level(s) for s in (8, 63.9, 64, 127, 128)] == [3, 3, 4, 4, 5]
+def test_ranges_of_fcos(nb):
     assert [nb.fcos_level(s) for s in (8, 128, 129, 256, 257)] == [3, 3, 4, 4, 5]
 
 
-def test_best_overlap_is_per_object(nb):
-    anchors, objects = random_boxes(30), random_boxes(4, 1)
-    expected = reference.box_iou(objects, anchors).amax(dim=1)
-    torch.testing.assert_close(nb.best_overlap(anchors, objects), expected)
-    assert nb.best_overlap(anchors, NO_BOXES).shape == (0,)
+def test_the_best_fit_is_per_object(nb, monkeypatch):
+    objects = random_boxes(4, 1)
+    monkeypatch.setattr(nb, "objects", objects, raising=False)
+    every = grid_anchors((8, 8), 16, [12, 17, 24, 34, 48, 68])
+    expected = iou_by_loops(objects, every).amax(dim=1)
+    torch.testing.assert_close(nb.best_fit(16), expected)
+
+
+def test_a_row_of_the_table_of_levels(nb):
+    row = nb.table_row("ours", 3, (24.0, 34.0), (100, 128), 6)
+    assert row == ("ours", "P3", 8, "13 × 16", "24, 34", "3 – 4.25", "1,248")
 
 
 # ---------------------------------------------------------------- the focal loss
@@ -249,14 +264,15 @@ GAMMAS = st.floats(0, 5)
 
 @given(alpha=SHARES, gamma=GAMMAS, logits=st.lists(st.floats(-15, 15), min_size=1, max_size=9))
 def test_the_focal_loss_is_torchvisions_and_the_formula(nb, alpha, gamma, logits):
-    z = torch.tensor(logits, dtype=torch.double).repeat(2, 1)
-    y = torch.stack([torch.zeros(len(logits)), torch.ones(len(logits))]).double()
+    z = torch.tensor(logits).repeat(2, 1)
+    y = torch.stack([torch.zeros(len(logits)), torch.ones(len(logits))])
     ours = nb.FocalLoss(alpha, gamma, "none")(z, y)
-    torch.testing.assert_close(ours, sigmoid_focal_loss(z, y, alpha, gamma), atol=1e-9, rtol=1e-6)
+    theirs = sigmoid_focal_loss(z.double(), y.double(), alpha, gamma).float()
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
     right = 1 / (1 + np.exp(-np.array([[-v for v in logits], logits])))
     weight = np.array([[1 - alpha], [alpha]])
     expected = -weight * (1 - right) ** gamma * np.log(right)
-    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
 
 
 def logits_and_targets(*shape):
@@ -317,7 +333,7 @@ def test_another_reduction_is_refused(nb, name):
 
 @pytest.mark.parametrize("shape", [(5,), (5, 1), (3, 5), (1, 5, 3)], ids=str)
 def test_shapes_that_only_broadcast_are_refused(nb, shape):
-    with pytest.raises(ValueError, match="shapes must be equal"):
+    with pytest.raises(ValueError, match="must have equal shapes"):
         nb.FocalLoss()(torch.zeros(5, 3), torch.zeros(shape))
 
 
@@ -326,15 +342,15 @@ def test_a_crowd_without_spread_by_pencil(nb, alpha, gamma):
     easy, hard = 99_900 * math.log1p(math.exp(-3)), 100 * math.log1p(math.e)
     wrong = 1 / (1 + math.exp(3)), 1 / (1 + math.exp(-1))
     crowd = nb.crowd_losses(alpha, gamma)
-    assert crowd["CE"] == pytest.approx((easy, hard)) and round(easy / hard) == 37
+    assert crowd["CE"] == pytest.approx((easy, hard), rel=1e-4) and round(easy / hard) == 37
     focal = (1 - alpha) * wrong[0] ** gamma * easy, alpha * wrong[1] ** gamma * hard
-    assert crowd["FL"] == pytest.approx(focal)
+    assert crowd["FL"] == pytest.approx(focal, rel=1e-4)
 
 
 def test_a_crowd_has_its_size_and_its_spread(nb):
     small = nb.crowd_losses(easy=999, hard=7)["CE"]
     whole = nb.crowd_losses()["CE"]
-    assert small == pytest.approx((whole[0] * 999 / 99_900, whole[1] * 7 / 100))
+    assert small == pytest.approx((whole[0] * 999 / 99_900, whole[1] * 7 / 100), rel=1e-4)
     assert nb.crowd_losses(spread=2.0) == nb.crowd_losses(spread=2.0)
     rng = np.random.RandomState(0)  # quantiles in place of draws: the same sums, without luck
     drawn = np.logaddexp(0, -3 - 2 * rng.randn(999_000)).mean() * 99_900
@@ -347,16 +363,14 @@ def test_the_demonstration_prints_its_ratios(nb, capsys):
     parts = nb.demo_focal_loss_effect()
     assert parts == nb.crowd_losses()
     out = capsys.readouterr().out
-    assert "100,000 anchors, 100 positive" in out
-    assert "easy : hard = 36.96" in out and "easy : hard = 0.47" in out
-    assert nb.demo_focal_loss_effect(1000, 10, spread=1.0) == nb.crowd_losses(
-        spread=1.0, easy=990, hard=10
-    )
+    assert "100,000 anchors, 100 of them positive" in out
+    assert "easy : hard   36.96" in out and "easy : hard    0.47" in out
+    assert nb.demo_focal_loss_effect(0.5, spread=1.0) == nb.crowd_losses(0.5, spread=1.0)
 
 
 def test_figures_show_computed_numbers(nb):
     figures = [nb.visualize_fpn_architecture(), nb.visualize_fpn_architecture(c5_on_top=True)]
-    figures += [nb.visualize_focal_loss(), nb.draw_crowd(1.0, 0.0, 0.5)]
+    figures += [nb.visualize_focal_loss(), nb.figures.crowd_figure(nb.crowd_losses())]
     words = []
     for figure in figures:
         figure.canvas.draw()
@@ -364,8 +378,8 @@ def test_figures_show_computed_numbers(nb):
         plt.close(figure)
     assert "512 channels\n28 × 28, stride 8" in words[0] and plt.get_fignums() == []
     easy, hard = nb.crowd_losses()["CE"]
-    assert f"{easy:,.1f}" in words[2] and f"{hard:,.1f}" in words[2]
-    assert f"{nb.crowd_losses(0.5, 0.0, 1.0)['FL'][0]:,.1f}" in words[3]
+    assert f"{easy:,.1f}" in words[3] and f"{hard:,.1f}" in words[3]
+    assert "γ = 2 leaves 1%" in words[2]
 
 
 # ---------------------------------------------------------------- the subnets
@@ -415,8 +429,7 @@ def test_the_untrained_network_says_pi(nb, pi):
 
 @torch.no_grad()
 def test_subnets_are_shared_by_levels_and_not_by_tasks(nb):
-    head = nb.SimpleRetinaNet(5, 3, 16, depth=2, norm=nb.group_norm, he_init=True)
-    assert sum(isinstance(m, nn.GroupNorm) for m in head.modules()) == 4
+    head = nb.SimpleRetinaNet(5, 3, 16, depth=2, he_init=True)
     p, other = torch.randn(2, 16, 4, 6), torch.randn(2, 16, 2, 3)
     classes, boxes = head([p, other, p])
     assert [tuple(m.shape) for m in classes] == [(2, 15, 4, 6), (2, 15, 2, 3), (2, 15, 4, 6)]
@@ -425,15 +438,6 @@ def test_subnets_are_shared_by_levels_and_not_by_tasks(nb):
     before = classes[0].clone()
     head.box_subnet[0].weight.add_(1)
     assert torch.equal(head([p])[0][0], before) and not torch.equal(head([p])[1][0], boxes[0])
-
-
-def test_anchors_are_counted_with_sizes_rounded_up(nb):
-    assert nb.count_anchors(224, 224, (3, 4, 5)) == 9261
-    assert nb.count_anchors(100, 70, (4, 6), per_cell=2) == 2 * (7 * 5 + 2 * 2)
-    with torch.device("meta"):
-        assert nb.count_anchors(128, 64, (3, 4, 5), 6) == len(
-            nb.by_anchor([torch.empty(1, 6, 16 >> i, 8 >> i) for i in range(3)], 1)[0]
-        )
 
 
 # ---------------------------------------------------------------- order and match
@@ -460,15 +464,14 @@ def test_answers_are_in_the_order_of_anchors(nb, numbers, templates):
 THRESHOLDS = [(0.5, 0.4), (0.4, 0.3), (0.7, 0.3), (0.5, 0.5)]
 
 
-@pytest.mark.parametrize("best_anchor", [False, True])
 @pytest.mark.parametrize("thresholds", THRESHOLDS, ids=str)
 @given(seed=SEEDS, count=st.integers(1, 9), ties=st.booleans())
-def test_matches_are_torchvisions(nb, thresholds, best_anchor, seed, count, ties):
+def test_matches_are_torchvisions(nb, thresholds, seed, count, ties):
     g = torch.Generator().manual_seed(seed)
     overlap = torch.rand(40, count, generator=g).clamp(min=1e-3)
     overlap = overlap.mul(10).ceil().div(10) if ties else overlap
-    matcher = Matcher(*thresholds, allow_low_quality_matches=best_anchor)
-    matches = nb.match_anchors(overlap, *thresholds, best_anchor)
+    matcher = Matcher(*thresholds, allow_low_quality_matches=True)
+    matches = nb.match_anchors(overlap, *thresholds)
     assert torch.equal(matches, matcher(overlap.T)) and matches.dtype == torch.int64
 
 
@@ -493,16 +496,15 @@ def test_thresholds_hit_exactly(nb, value, match):
 def test_a_best_anchor_keeps_the_object_it_overlaps_most(nb):
     overlap = torch.tensor([[0.35, 0.2], [0.1, 0.1]])  # best for both, and the first one's
     assert nb.match_anchors(overlap).tolist() == [0, -1]
-    assert nb.match_anchors(overlap, best_anchor=False).tolist() == [-1, -1]
 
 
 # ---------------------------------------------------------------- the detector
 
 IMAGES = {"square": (2, 64, 64), "wide": (1, 96, 120), "high": (2, 128, 64), "odd": (1, 97, 131)}
 LEVELS = {
-    "all": None,
-    "C5 only": {5: (14.0, 19.0, 26.0, 36.0, 46.0, 63.0)},
-    "two, coarse first": {4: (26.0,), 3: (16.0,)},
+    "2 to 4": None,
+    "3 to 5": {3: (16.0, 22.0), 4: (26.0, 36.0), 5: (46.0, 63.0)},
+    "one size each": {2: (12.0,), 3: (24.0,), 4: (48.0,)},
 }
 
 
@@ -510,10 +512,11 @@ LEVELS = {
 @pytest.mark.parametrize("images, height, width", IMAGES.values(), ids=IMAGES)
 @torch.no_grad()
 def test_there_is_one_answer_per_anchor(nb, sizes, images, height, width):
-    model, pixels = tiny_model(nb, sizes=sizes).eval(), torch.randn(images, 3, height, width)
+    options = {"sizes": sizes} if sizes else {}
+    model, pixels = tiny_model(nb, **options).eval(), torch.randn(images, 3, height, width)
     logits, deltas, anchors = model(pixels)
-    sizes = sizes or {3: (16.0, 22.0), 4: (26.0, 36.0), 5: (46.0, 63.0)}
-    pyramid = dict(zip((3, 4, 5), model.fpn(model.backbone(pixels))))
+    sizes = sizes or {2: (12.0, 17.0), 3: (24.0, 34.0), 4: (48.0, 68.0)}
+    pyramid = dict(zip(sizes, model.fpn(model.backbone(pixels))))
     cells = [pyramid[level].shape[2:] for level in sizes]
     expected = [grid_anchors(c, 2**level, s) for c, (level, s) in zip(cells, sizes.items())]
     assert torch.equal(anchors, torch.cat(expected))
@@ -529,13 +532,10 @@ def test_there_is_one_answer_per_anchor(nb, sizes, images, height, width):
 def test_the_default_detector_is_slim(nb):
     with torch.device("meta"):
         model = nb.RetinaNet()
-    assert model.head.num_classes == 3 and model.head.num_anchors == 6 and model.fpn.top_down
-    assert sum(isinstance(m, nn.GroupNorm) for m in model.head.modules()) == 4
-    plain = tiny_model(nb, norm=None, pi=0.2, top_down=False, depth=1)
-    assert not any(isinstance(m, nn.GroupNorm) for m in plain.modules())
-    assert plain.head.pi == 0.2 and not plain.fpn.top_down and len(plain.head.box_subnet) == 3
-    norm = nb.group_norm(24)
-    assert (norm.num_groups, norm.num_channels) == (3, 24)
+    assert model.head.num_classes == 3 and model.head.num_anchors == 6 and model.head.pi == 0.01
+    assert sum(p.numel() for p in model.parameters()) < 500_000
+    other = tiny_model(nb, pi=0.2, depth=3)
+    assert other.head.pi == 0.2 and len(other.head.box_subnet) == 7
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -544,7 +544,7 @@ def test_the_default_detector_is_slim(nb):
 def test_detections_have_their_form(nb, images, height, width, training):
     model = tiny_model(nb, pi=0.4).train(training)
     nn.init.normal_(model.head.box_subnet[-1].bias, std=4)  # wild boxes
-    for options, limit in (({}, 100), ({"top": 7}, 7), ({"score_threshold": 0.41}, 100)):
+    for options, limit in (({}, 100), ({"top": 7}, 7), ({"score_threshold": 0.401}, 100)):
         found = model.detect(torch.randn(images, 3, height, width), **options)
         assert len(found) == images
         for detection in found:
@@ -586,12 +586,13 @@ def test_detections_by_hand(nb, iou, top):
     logits, deltas = torch.randn(2, 60, 3), torch.randn(2, 60, 4)
     found = told(nb, logits, deltas, anchors).detect(torch.empty(2, 3, 64, 80), 0.3, iou, top)
     for detection, z, t in zip(found, logits, deltas):
-        boxes = reference.clip_boxes(reference.decode_boxes(t, anchors, WEIGHTS), 64, 80)
+        boxes = reference.decode_boxes(t, anchors, WEIGHTS).clamp(min=0)
+        boxes = boxes.minimum(torch.tensor([80, 64, 80, 64]))
         expected = []
         for label in range(3):
             score = z[:, label].sigmoid()
             rows = torch.where(score > 0.3)[0]
-            rows = rows[nms_reference.nms(boxes[rows], score[rows], iou)]
+            rows = rows[nms_by_loops(boxes[rows], score[rows], 0 * rows, iou)]
             expected += [(score[r].item(), label, boxes[r].tolist()) for r in rows]
         expected = sorted(expected, reverse=True)[:top]
         assert detection["labels"].tolist() == [label for _, label, _ in expected]
@@ -614,9 +615,8 @@ def test_nothing_is_left_on_the_cpu(nb, pretended_gpu):
     logits, deltas, anchors = tiny_model(nb).to("cuda")(images)
     none = nb.match_anchors(logits.new_zeros(len(anchors), 0))
     loss = nb.FocalLoss(reduction="none")(logits, torch.zeros_like(logits)).sum(dim=2)
-    hardest = nb.DenseLoss(mining=3).hardest(loss, loss > 0, loss <= 0)
-    answers = (images, logits, deltas, anchors, none, loss, hardest)
-    assert [t.device.type for t in answers] == ["cuda"] * 7
+    answers = (images, logits, deltas, anchors, none, loss)
+    assert [t.device.type for t in answers] == ["cuda"] * 6
 
 
 # ---------------------------------------------------------------- the loss
@@ -637,7 +637,7 @@ def loss_by_loops(logits, deltas, anchors, boxes, labels, high=0.5, low=0.4):
     """Both losses anchor by anchor; a match is the best object, or the object's best anchor."""
     classes, box, positives = 0.0, 0.0, 0
     for z, t, objects, names in zip(logits, deltas, boxes, labels):
-        overlap = reference.box_iou(anchors, objects)
+        overlap = box_iou(anchors, objects)
         for n, row in enumerate(overlap):
             target, value = torch.zeros(3), max(row.tolist(), default=0.0)
             best = value > 0 and any(row[m] == overlap[:, m].max() > 0 for m in range(len(row)))
@@ -646,7 +646,7 @@ def loss_by_loops(logits, deltas, anchors, boxes, labels, high=0.5, low=0.4):
                 target[names[m]], positives = 1, positives + 1
                 goal = reference.encode_boxes(objects[m : m + 1], anchors[n : n + 1], WEIGHTS)[0]
                 distance = (t[n] - goal).abs()
-                box += torch.where(distance < 1, distance**2 / 2, distance - 0.5).mean()
+                box += torch.where(distance < 1, distance**2 / 2, distance - 0.5).sum()
             elif value >= low:
                 continue
             classes += sigmoid_focal_loss(z[n], target, 0.25, 2.0).sum()
@@ -669,33 +669,11 @@ def test_the_loss_is_the_loop(nb, counts):
     assert logits.grad.isfinite().all() and deltas.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("names", [torch.int32, torch.int16, torch.uint8])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int32])
-def test_objects_of_any_type_give_the_same_loss(nb, dtype, names):
-    answers = *random_answers(2, small_anchors()), small_anchors()
-    boxes, labels = objects_of(3, 4)
-    boxes = [b.round() for b in boxes]
-    expected = nb.DenseLoss()(*answers, boxes, labels)
-    odd = [b.to(dtype) for b in boxes], [c.to(names) for c in labels]
-    ours = nb.DenseLoss()(*answers, *odd)
-    torch.testing.assert_close(ours, expected, check_dtype=False)
-
-
 def test_the_loss_of_half_precision_answers_is_computed_in_float32(nb):
     anchors, objects = small_anchors(), objects_of(3, 0)
     answers = [(t.detach() * 50).half() for t in random_answers(2, anchors)]
     losses = nb.DenseLoss()(*answers, anchors, *objects)
     assert losses == nb.DenseLoss()(*(t.float() for t in answers), anchors, *objects)
-
-
-def test_the_loss_refuses_objects_that_are_none(nb):
-    answers = *random_answers(1, small_anchors()), small_anchors()
-    for box in ([30.0, 8, 8, 30], [8.0, 8, math.nan, 30], [8.0, 8, 30, math.inf]):
-        with pytest.raises(ValueError, match=r"^targets\[0\]\['boxes'\] must "):
-            nb.DenseLoss()(*answers, [torch.tensor([box])], [torch.tensor([1])])
-    for label in (3, -1, 0.5):
-        with pytest.raises(ValueError, match=r"^targets\[0\]\['labels'\] must "):
-            nb.DenseLoss()(*answers, [torch.tensor([[8.0, 8, 30, 30]])], [torch.tensor([label])])
 
 
 def test_options_reach_the_loss(nb):
@@ -730,46 +708,24 @@ NASTY = {
 } | {name: torch.tensor([box]) for name, box in NASTY_BOXES.items()}
 
 
-@pytest.mark.parametrize("mining", [None, 3])
 @pytest.mark.parametrize("objects", NASTY.values(), ids=NASTY)
-def test_nasty_objects_leave_the_model_a_step(nb, objects, mining):
+def test_nasty_objects_leave_the_model_a_step(nb, objects):
     model = tiny_model(nb).train()
     labels = torch.arange(len(objects)) % 3
     answers = model(torch.randn(2, 3, 96, 120))
-    losses = nb.DenseLoss(mining=mining)(*answers, [objects.float(), NO_BOXES], [labels, NO_LABELS])
+    losses = nb.DenseLoss()(*answers, [objects.float(), NO_BOXES], [labels, NO_LABELS])
     assert all(loss.isfinite() and loss.ndim == 0 for loss in losses.values())
     sum(losses.values()).backward()
     assert finite_gradients(model)
 
 
-def learning(nb, counts, mining, logits=None):
-    """Which anchors (B, N) learn their class, the matches (B, N), and the losses (B, N)."""
-    anchors, (boxes, labels) = small_anchors(), objects_of(*counts)
-    logits, deltas = random_answers(len(counts), anchors) if logits is None else logits
-    each = nb.FocalLoss(None, 0.0, "none")
-    nb.DenseLoss(each, mining=mining)(logits, deltas, anchors, boxes, labels)["class"].backward()
-    matches = torch.stack([nb.match_anchors(reference.box_iou(anchors, b)) for b in boxes])
-    values = each(logits, torch.zeros_like(logits)).sum(dim=2).detach()
-    return (logits.grad != 0).any(dim=2), matches, values
-
-
-@pytest.mark.parametrize("mining", [1, 3])
-@pytest.mark.parametrize("counts", [(1,), (2, 3), (0, 4), (0, 0)], ids=str)
-def test_mining_takes_the_hardest_and_no_more(nb, counts, mining):
-    for learns, matches, values in zip(*learning(nb, counts, mining)):
-        positive, negative = matches >= 0, matches == -1
-        assert learns[positive].all() and not learns[matches == -2].any()
-        wanted = mining * int(positive.sum())
-        assert int(learns[negative].sum()) == wanted < int(negative.sum())
-        if wanted:
-            assert values[negative & learns].min() >= values[negative & ~learns].max()
-
-
-def test_mining_more_than_there_are_takes_all(nb):
-    learns, matches, _ = learning(nb, (2, 0), mining=10**6)
-    assert torch.equal(learns[0], matches[0] != -2) and not learns[1].any()
-    learns, matches, _ = learning(nb, (2, 0), mining=None)
-    assert torch.equal(learns, matches != -2)
+def test_ignored_anchors_learn_nothing(nb):
+    anchors, (boxes, labels) = small_anchors(), objects_of(2, 0)
+    logits, deltas = random_answers(2, anchors)
+    nb.DenseLoss()(logits, deltas, anchors, boxes, labels)["class"].backward()
+    matches = torch.stack([nb.match_anchors(box_iou(anchors, b)) for b in boxes])
+    assert (matches == -2).any()
+    assert torch.equal((logits.grad != 0).any(dim=2), matches != -2)
 
 
 # ---------------------------------------------------------------- training and evaluation
@@ -777,24 +733,16 @@ def test_mining_more_than_there_are_takes_all(nb):
 
 @pytest.fixture
 def on_few_images(nb, few_images, monkeypatch):
-    """The notebook with a benchmark of four images, a step per short run, and tiny networks."""
-    small = {"SHORT": 1, "runs": {}, "histories": {}, "main_ap": {"AP": 0, "AP_small": 0}}
-    for name, value in (small | {"train_set": few_images, "test_set": few_images}).items():
+    """The notebook with a benchmark of four images and few channels."""
+    for name, value in {"train_set": few_images, "test_set": few_images}.items():
         monkeypatch.setattr(nb, name, value, raising=False)
-    monkeypatch.setattr(nb, "NETS", {name: net | TINY for name, net in NETS.items()})
+    monkeypatch.setattr(nb, "CHANNELS", (8, 8, 16, 16))
     return nb
 
 
-NETS = {
-    "C5 only": {"sizes": LEVELS["C5 only"]},
-    "three levels": {"top_down": False},
-    "pyramid": {},
-}
-
-
-@pytest.mark.parametrize("options", NETS.values(), ids=NETS)
-def test_a_few_steps_reduce_the_loss(nb, options):
-    model = tiny_model(nb, **options).train()
+@pytest.mark.parametrize("sizes", [LEVELS["3 to 5"], LEVELS["one size each"]], ids=str)
+def test_a_few_steps_reduce_the_loss(nb, sizes):
+    model = tiny_model(nb, sizes=sizes).train()
     images, (boxes, labels) = torch.randn(2, 3, 64, 64), objects_of(1, 2)
     optimizer, totals = torch.optim.AdamW(model.parameters(), lr=0.01), []
     for _ in range(12):
@@ -808,7 +756,7 @@ def test_a_few_steps_reduce_the_loss(nb, options):
 
 def test_training_repeats_with_the_seed(on_few_images):
     nb = on_few_images
-    trained = [nb.train_retinanet(2, seed, net=TINY) for seed in (None, 0, 1)]
+    trained = [nb.train_retinanet(2, seed) for seed in (0, 0, 1)]
     weights = [model.head.cls_subnet[0].weight for model, _ in trained]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
     for model, history in trained:
@@ -816,178 +764,64 @@ def test_training_repeats_with_the_seed(on_few_images):
         assert len(history["box"]) == 2
 
 
-def test_options_reach_training(on_few_images, monkeypatch):
-    nb, seen = on_few_images, []
-    original = nb.DenseLoss
-    monkeypatch.setattr(nb, "DenseLoss", lambda **o: seen.append(original(**o)) or seen[-1])
-    nb.train_retinanet(1, net=TINY)
-    nb.train_retinanet(1, net=TINY, mining=3, high=0.6)
-    assert [(s.high, s.low, s.mining) for s in seen] == [(0.4, 0.3, None), (0.6, 0.3, 3)]
-    assert all((s.classification.alpha, s.classification.gamma) == (0.25, 1.0) for s in seen)
+def test_frames_change_the_border_and_the_classes_and_nothing_else(nb, few_images):
+    before = few_images.images.clone()
+    images, targets = nb.framed(few_images)
+    assert torch.equal(few_images.images, before)
+    assert torch.equal(images[0::2], before[0::2]) and not torch.equal(images[1], before[1])
+    assert torch.equal(images[1::2, :, 3:-3, 3:-3], before[1::2, :, 3:-3, 3:-3])
+    border = images[1].clone()
+    border[:, 3:-3, 3:-3] = 0
+    assert not border.any()
+    for i, (new, old) in enumerate(zip(targets, few_images.targets)):
+        assert torch.equal(new["boxes"], old["boxes"])
+        assert torch.equal(new["labels"], old["labels"] + 3 * (i % 2))
 
 
-def test_the_experiments_run_on_any_dataset(on_few_images, capsys):
+FRAMED = {  # SHA-256 of pixels, boxes and labels, as of helpers.shapes.ShapesDataset.checksum
+    "val": "1d367e37a2d5336db19d5e95db0e31ae5a9460e8294013dc482d37bf128b2426",
+    "test": "43d71f03a85c82a8ff5633dcbda788f479d06879beb3c3f514caae8d3d8d1c4e",
+}
+
+
+@pytest.mark.parametrize("split", FRAMED)
+def test_the_framed_benchmark_is_frozen(nb, split):
+    images, targets = nb.framed(benchmark(split))
+    digest = hashlib.sha256(images.numpy().tobytes())
+    for column in [target[key] for target in targets for key in ("boxes", "labels")]:
+        digest.update(column.numpy().tobytes())
+    assert digest.hexdigest() == FRAMED[split]
+
+
+def test_score_maps_and_the_surest_level(on_few_images, few_images, monkeypatch):
     nb = on_few_images
-    found = nb.compare_with_without_fpn((0, 1))
-    assert list(found) == list(NETS) and list(nb.runs) == list(nb.histories)
-    seeds = {"C5 only": (0,), "three levels": (0, 1), "pyramid": (0, 1)}
-    assert list(nb.runs) == [("FPN", name, seed) for name in NETS for seed in seeds[name]]
-    assert all(len(v) == len(seeds[name]) for name in NETS for v in found[name].values())
-    metrics = nb.short_run("loss", "no norm", net=TINY | {"norm": None})
-    assert nb.runs["loss", "no norm", 0] is metrics and metrics["parameters"] > 0
-    assert nb.mean_and_spread([0.1, 0.2, 0.6]) == "0.300 ± 0.250"
+    monkeypatch.setattr(nb, "model", nb.RetinaNet().eval(), raising=False)
+    maps = nb.score_maps(few_images.images)
+    assert [tuple(m.shape) for m in maps] == [(4, 32, 32), (4, 16, 16), (4, 8, 8)]
+    first, *others = few_images.targets[0]["boxes"].tolist()
+    middle, finest = maps[1][0] * 0 + 0.5, maps[0][0] * 0  # the middle level is surest everywhere
+    x, y = (first[0] + first[2]) / 2, (first[1] + first[3]) / 2
+    finest[int(y // 4), int(x // 4)] = 0.9  # ... but at the centre of the first object
+    levels = nb.surest_level(few_images.targets[0], [finest, middle, maps[2][0] * 0])
+    assert levels.tolist() == [2, *[3] * len(others)]
 
 
-def test_the_levels_of_objects(on_few_images, few_images):
+def test_losses_of_negatives(on_few_images, few_images):
     nb = on_few_images
-    model = tiny_model(nb).eval()
-    anchors = model(torch.zeros(1, 3, 128, 128))[2]
-    model.forward = lambda images: (torch.zeros(1, len(anchors), 3), anchors[None] * 0, anchors)
-    sides, levels = nb.level_of_objects(model)  # of anchors where they stand
-    boxes = torch.cat([t["boxes"] for t in few_images.targets])
-    best = reference.box_iou(boxes, anchors) >= 0.5
-    assert len(sides) == len(levels) == int(best.any(dim=1).sum()) > 0
-    ends = torch.tensor([16, 8, 4]).square().mul(6).cumsum(0)
-    first = [3 + int((int(row.int().argmax()) >= ends).sum()) for row in best if row.any()]
-    assert levels.tolist() == first  # all score the same: the first counts
-    torch.testing.assert_close(sides, reference.box_area(boxes).sqrt()[best.any(dim=1)])
+    model = nb.RetinaNet().eval()
+    values = nb.negative_losses(model, nb.FocalLoss(None, 0.0, "none"), count=3)
+    grid = nb.anchors_of([(32, 32), (16, 16), (8, 8)])
+    overlaps = [box_iou(grid, t["boxes"]) for t in few_images.targets[:3]]
+    assert len(values) == sum(int((nb.match_anchors(o) == -1).sum()) for o in overlaps)
+    assert (values[:-1] >= values[1:]).all()
+    assert values.mean().item() == pytest.approx(-3 * math.log(0.99), rel=0.3)
 
 
-@pytest.mark.parametrize("high, low, best_anchor", [(0.4, 0.3, "yes"), (0.8, 0.8, "no")])
-def test_levels_are_drawn(on_few_images, few_images, monkeypatch, high, low, best_anchor):
-    nb = on_few_images
-    anchors = tiny_model(nb)(torch.zeros(2, 3, 128, 128))[2]
-    monkeypatch.setattr(nb, "anchors", anchors, raising=False)
-    figure = nb.draw_levels(2, high, low, best_anchor)
+@pytest.mark.parametrize("high, low", [(0.5, 0.4), (0.8, 0.8), (0.3, 0.6)])
+def test_levels_are_drawn(on_few_images, few_images, high, low):
+    figure = on_few_images.show_levels(2, high, low)
     titles = [ax.get_title() for ax in figure.axes]
     plt.close(figure)
-    overlap = reference.box_iou(anchors, few_images.targets[2]["boxes"])
-    matches = nb.match_anchors(overlap, high, low, best_anchor == "yes")
+    overlap = box_iou(on_few_images.anchors, few_images.targets[2]["boxes"])
+    matches = on_few_images.match_anchors(overlap, high, min(low, high))
     assert sum(int(title.split()[1]) for title in titles) == int((matches >= 0).sum())
-    assert sum(int(title.split()[3]) for title in titles) == int((matches == -2).sum())
-
-
-# ---------------------------------------------------------------- the exercises
-
-
-def test_the_stubs_are_still_to_do_and_the_solutions_right(nb):
-    for stub in (None, ...):
-        assert "still to do" in nb.check_count(stub)
-    assert nb.check_count(sum((512 // s) * (768 // s) for s in (8, 16, 32, 64)) * 9)[0] == "✓"
-    check_stubs_and_solutions(nb, {"focal": "check_focal", "normalise": "check_normalise"})
-    assert "still to do" in nb.check_extra(nb.ExtraLevels)
-    assert nb.check_extra(nb.ExtraLevels_solution).startswith("✓")
-
-
-@pytest.mark.parametrize(
-    "answer, says",
-    [
-        (8160, "nine anchors"),
-        (72576, "P6 is missing"),
-        (73656, "P7 is not"),
-        (55296, "P3 alone"),
-        (221184.0, "not equally large"),
-        (0, "0?"),
-        (math.nan, "nan?"),
-        ("73,440", "73,440?"),
-        ([73440], "cells down"),
-        (torch.zeros(2, 2), "cells down"),
-        (True, "cells down"),
-    ],
-    ids=str,
-)
-def test_check_count_names_the_mistake(nb, answer, says):
-    message = nb.check_count(answer)
-    assert message.startswith("✗") and says in message
-
-
-def focal_with(p_t=lambda p, y: p if y else 1 - p, alpha=lambda a, y: a if y else 1 - a, **options):
-    """A focal loss, some part of which may be wrong."""
-    factor, sign = options.get("factor", lambda q, g: (1 - q) ** g), options.get("sign", -1)
-
-    def focal(p, target, a, gamma):
-        q = p_t(p, target)
-        return sign * alpha(a, target) * factor(q, gamma) * math.log(q)
-
-    return focal
-
-
-FOCAL = {
-    "✓": focal_with(),
-    "the truth has the probability 1 - p": focal_with(lambda p, y: p),
-    "weighted by 1 - alpha": focal_with(alpha=lambda a, y: a),
-    "swapped": focal_with(alpha=lambda a, y: 1 - a if y else a),
-    "alpha is missing": focal_with(alpha=lambda a, y: 1),
-    "you took p_t ** gamma": focal_with(factor=lambda q, g: q**g),
-    "minus the logarithm": focal_with(sign=1),
-    "that is cross-entropy": focal_with(factor=lambda q, g: 1),
-    "expected 0.2575 and 0.0067": lambda *_: 0.0,
-    "one number per call": lambda *_: "0.26",
-}
-
-
-@pytest.mark.parametrize("says, answer", FOCAL.items(), ids=FOCAL)
-def test_check_focal_names_the_mistake(nb, says, answer):
-    message = nb.check_focal(answer)
-    assert says in message and message.startswith("✓" if says == "✓" else "✗")
-
-
-def normalised(kept=lambda m: m != -2, count=lambda m: max(1, int((m >= 0).sum()))):
-    return lambda losses, matches: losses[kept(matches)].sum() / count(matches)
-
-
-NORMALISED = {
-    "✓": normalised(),
-    "ignored anchors (-2) must not count": normalised(lambda m: m > -3),
-    "positives, not by all anchors": normalised(count=len),
-    "positives, not by all that count": normalised(count=lambda m: int((m != -2).sum())),
-    "background counts as well": normalised(lambda m: m >= 0),
-    "divide the sum by the number": normalised(count=lambda m: 1),
-    "must stay finite and count": normalised(count=lambda m: (m >= 0).sum()),
-    "divides by zero": lambda v, m: float(v[m != -2].sum()) / int((m >= 0).sum()),
-    "✗ expected": lambda v, m: 0.0,
-    "one number is needed": lambda v, m: v,
-    "one number is needed, got": lambda v, m: "much",
-}
-
-
-@pytest.mark.parametrize("says, answer", NORMALISED.items(), ids=NORMALISED)
-def test_check_normalise_names_the_mistake(nb, says, answer):
-    message = nb.check_normalise(answer)
-    assert says in message and message.startswith("✓" if says == "✓" else "✗")
-
-
-def extra(padding=1, between=F.relu, own=True, p6_out=lambda p: p, p7_out=lambda p: p, **p7):
-    """A class of extra levels, some part of which may be wrong."""
-
-    class Levels(nn.Module):
-        def __init__(self, c_in, c_out):
-            super().__init__()
-            self.p6 = nn.Conv2d(c_in, c_out, 3, stride=2, padding=padding)
-            self.p7 = nn.Conv2d(c_out if own else c_in, c_out, 3, p7.get("stride", 2), padding)
-            self.more = nn.Conv2d(1, 1, 1) if p7.get("more") else None
-
-        def forward(self, c5):
-            p6 = self.p6(c5)
-            return [p6_out(p6), p7_out(self.p7(between(p6) if own else c5))]
-
-    return Levels
-
-
-EXTRA = {
-    "✓": extra(),
-    "without padding": extra(padding=0),
-    "expected (2, 4, 7, 4)": extra(stride=1),
-    "found 3": extra(more=True),
-    "P6 itself has no ReLU": extra(p6_out=F.relu),
-    "the ReLU between": extra(between=lambda p: p),
-    "P7 is a ReLU and a convolution on P6": extra(p7_out=F.relu, between=lambda p: p),
-    "a convolution on P6": extra(own=False, stride=4),
-    "two maps": lambda *_: lambda c5: [c5],
-}
-
-
-@pytest.mark.parametrize("says, answer", EXTRA.items(), ids=EXTRA)
-def test_check_extra_names_the_mistake(nb, says, answer):
-    message = nb.check_extra(answer)
-    assert says in message and message.startswith("✓" if says == "✓" else "✗")

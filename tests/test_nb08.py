@@ -16,15 +16,16 @@ from shared import (
     add_constants,
     check_stubs_and_solutions,
     finite_gradients,
+    iou_by_loops,
+    nms_by_loops,
     notebook_code,
     objects_of,
     stretched,
 )
 from torch import nn, tensor
 from torch.testing import assert_close
+from torchvision.ops import box_convert
 
-from helpers import boxes as reference
-from helpers import nms as nms_reference
 from helpers.detectors import to_input
 
 SEEDS = st.integers(0, 10**6)
@@ -56,8 +57,13 @@ def tiny(nb, few_images, monkeypatch):
 
 def giou_of(a, b):
     """Of two boxes given by centre and size."""
-    a, b = (reference.cxcywh_to_xyxy(torch.Tensor([list(box)])) for box in (a, b))
-    return reference.box_giou(a, b).item()
+    a, b = box_convert(torch.Tensor([list(a), list(b)]), "cxcywh", "xyxy").tolist()
+    overlap = hull = 1.0
+    for low, high in ((0, 2), (1, 3)):
+        overlap *= max(0.0, min(a[high], b[high]) - max(a[low], b[low]))
+        hull *= max(a[high], b[high]) - min(a[low], b[low])
+    union = sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (a, b)) - overlap
+    return (overlap / union if union > 0 else 0.0) - ((hull - union) / hull if hull > 0 else 0.0)
 
 
 def costs_by_loops(logits, boxes, target, weights=(1.0, 5.0, 2.0)):
@@ -639,7 +645,7 @@ def test_decoding_by_loops(nb, size, iou, top):
         scores, corners, labels = (tensor([row[k] for row in rows]) for k in range(3))
         keep = slice(None)
         if iou is not None:
-            keep = nms_reference.batched_nms(corners, scores, labels, iou)
+            keep = nms_by_loops(corners, scores, labels, iou)
             assert len(keep) < 12
         expected = {"boxes": corners, "scores": scores, "labels": labels}
         assert_close(found[n], {k: v[keep][:top] for k, v in expected.items()})
@@ -653,7 +659,7 @@ def test_reading_is_the_inverse_of_writing(nb, size):
     targets = nb.targets_of(boxes, labels, size, size)
     for b, c, t in zip(boxes, labels, targets):
         assert torch.equal(t["labels"], c) and t["boxes"].shape == b.shape
-        assert_close(t["boxes"], reference.xyxy_to_cxcywh(b) / size)
+        assert_close(t["boxes"], box_convert(b, "xyxy", "cxcywh") / size)
         sure = nn.functional.one_hot(c, 4)[None] * (9.0 + torch.arange(len(c)))[None, :, None]
         (found,) = nb.decode(sure, t["boxes"][None], (size, size))
         assert_close(found["boxes"].flip(0), b, atol=1e-3, rtol=1e-5)  # the last is the surest
@@ -706,7 +712,7 @@ def test_duplicates_by_loops(nb, seed, score, iou):
         rows = [r for r in zip(*found.values()) if r[1] > score]
         for i, (box, _, label) in enumerate(rows):
             before = [b for b, _, other in rows[:i] if other == label]
-            count += any(reference.box_iou(box[None], b[None]).item() > iou for b in before)
+            count += any(iou_by_loops(box[None], b[None]).item() > iou for b in before)
     assert nb.duplicates(detections, score, iou) == pytest.approx(count / 3)
 
 

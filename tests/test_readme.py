@@ -165,7 +165,7 @@ def test_rcnn_has_its_own_protocol(course):
     write(course, row())
     lines, (note,) = table(course)
     assert [line[1] for line in lines] == ["R-CNN<sup>1</sup>", "YOLO"]
-    assert note.startswith("<sup>1</sup> R-CNN") and "50" in note and "100" in note
+    assert note.startswith("<sup>1</sup> R-CNN") and "50" in note and "ImageNet" in note
 
 
 def test_a_notebook_that_exists_is_linked(course):

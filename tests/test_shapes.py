@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
+from torchvision.ops import box_iou
 
-from helpers.boxes import box_iou
 from helpers.evaluation import AREA_RANGES, MEDIUM, SMALL
 from helpers.shapes import (
     CLASSES,

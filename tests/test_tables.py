@@ -167,6 +167,13 @@ def test_variants_are_those_asked_for_and_the_first_is_compared_with(folder):
     assert table[2][5:] == ["", "", ""] and table[3][5] == "+0.110"
 
 
+def test_the_columns_are_those_asked_for(folder):
+    table = cells(experiment_table("05_yolo", folder=folder, columns=["AP75"]))
+    assert table[0][1:4] == ["AP", "AP75", "seeds"] and table[2][2:4] == ["0.710", "3"]
+    with pytest.raises(ValueError, match="no column 'AP_tiny'; a row has .*AP_small"):
+        experiment_table("05_yolo", folder=folder, columns=["AP_tiny"])
+
+
 def welch(a, b):
     """The two-sided p of Welch's test, by its formula."""
     parts = [np.var(x, ddof=1) / len(x) for x in (a, b)]

@@ -13,8 +13,8 @@ END = "<!-- end of results -->"
 NOTHING = "*No results yet: `data/reference/` holds no record of a main detector.*"
 # Notebooks whose AP was not measured as data/README.md describes, and how it was.
 OWN_PROTOCOL = {
-    "01_rcnn": "R-CNN has its own protocol, since it needs a CNN pass per region: trained on the "
-    "first 50 training images, measured on the first 100 held-out ones."
+    "01_rcnn": "R-CNN has its own protocol, since it needs a CNN pass per region: trained on 50 of "
+    "the training images, drawn by the seed; its CNN has learnt from ImageNet before."
 }
 HEADER = (
     "Lecture",

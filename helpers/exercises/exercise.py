@@ -1,7 +1,7 @@
 """An exercise as a page uses it: q1.check(answer), q1.hint(), q1.solution()."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,17 @@ class Exercise:
             return ""
         parts = re.split(r"^# (q\d+)\b.*\n", path.read_text(encoding="utf-8"), flags=re.M)
         return dict(zip(parts[1::2], parts[2::2]))[name].strip()
+
+
+def mistake(
+    got: Any, expected: torch.Tensor, name: str, slips: Mapping[str, torch.Tensor]
+) -> str | None:
+    """`difference`, said as the sentence of the slip that gives the same wrong tensor."""
+    wrong = difference(got, expected, name)
+    for sentence, slip in slips.items():
+        if wrong and difference(got, slip) is None:
+            return sentence
+    return wrong
 
 
 def difference(got: Any, expected: torch.Tensor, name: str = "the result") -> str | None:

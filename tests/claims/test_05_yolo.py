@@ -1,5 +1,6 @@
 """The lecture text's section on YOLO, statement by statement: its lines 706 to 890."""
 
+import functools
 import inspect
 from collections import Counter
 from statistics import mean
@@ -10,12 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from claim import claim
-from shared import notebook_code
+from shared import notebook_code, recorded_mean
 from torch import nn
 from torchvision.ops import box_convert, box_iou
 
 from helpers.evaluation import coco_ap
-from helpers.records import EXPERIMENTS, read_records
 
 SHAPES_PX = 224  # the text's images, with a grid of 7 x 7 cells and two boxes in each
 # Redmon et al. 2016, table 1: mAP on VOC 2007 and images per second on a Titan X.
@@ -38,13 +38,7 @@ def lesson():
         yield module
 
 
-def recorded(variant):
-    """AP of the lesson's full training, the mean of its three seeds in data/experiments."""
-    rows, problems = read_records(EXPERIMENTS, ["05_yolo"])
-    assert not problems, problems
-    ap = [row["AP"] for row in rows if row["variant"] == variant]
-    assert len(ap) == 3, f"{variant} needs three seeds, the record has {len(ap)}"
-    return mean(ap)
+recorded = functools.partial(recorded_mean, "05_yolo")
 
 
 def paper_network():
