@@ -1,18 +1,22 @@
 """Tree crowns: what to freeze, which views, and what a shuffled split promises."""
 
 import itertools
+from dataclasses import replace
+from types import SimpleNamespace
 
 import torch
 from torch import nn
 
-from experiments.outcome import Outcome
+from experiments.outcome import Outcome, measured
 from helpers import detectors, lessons
 from helpers.evaluation import coco_ap
 from helpers.training import budget, pick_device
 
 LECTURE, MODEL = "10_your_own_data", "FCOS on EfficientNet-Lite0"
 DEVICE = pick_device()
-lesson = lessons.load(LECTURE, DEVICE=DEVICE, fcos=lessons.load("07_fcos", DEVICE=DEVICE))
+lesson = lessons.load(LECTURE, DEVICE=DEVICE)
+levels = {"STRIDES": lesson.STRIDES, "RANGES": lesson.RANGES}
+lesson.fcos = lessons.load("07_fcos", DEVICE=DEVICE, **levels)
 STEPS = budget(cpu=lesson.CPU_STEPS)
 ROWS, COLUMNS = 4, 5  # of the blocks that stand for images when the held-out place is drawn anew
 
@@ -105,7 +109,7 @@ def by_block(objects: dict, size: tuple[int, int], trees: torch.Tensor) -> list[
 
 
 ROAD, TREES = lesson.place("road")
-TARGETS = by_block(targets_of(TREES), ROAD.shape[1:], TREES)  # what the runner measures against
+TARGETS = by_block(targets_of(TREES), ROAD.shape[1:], TREES)
 
 
 def held_out(model, views) -> float:
@@ -124,19 +128,20 @@ def held_out(model, views) -> float:
 def train(seed: int, stages=lesson.PretrainedStages, views=slope, share: float = 1.0) -> Outcome:
     """The lesson's training of one variant, and what it finds on the road and elsewhere."""
     start = detectors.now(DEVICE)
-    steps = max(1, round(STEPS * share))
-    model, _ = lesson.train_detector(steps, seed, views, stages)
-    seconds = detectors.now(DEVICE) - start
-    found = lesson.detect(model, ROAD)
+    model, history = lesson.train_detector(max(1, round(STEPS * share)), seed, views, stages)
+    seconds = detectors.now(DEVICE) - start  # with the maps that are made before the first step
     extra = {"AP50 held out": held_out(model, views)}
     for name in ("Florida", "California"):
         image, trees = lesson.place(name)
         extra[f"AP50 {name}"] = lesson.average_precision(lesson.detect(model, image), trees)["AP50"]
-    return Outcome(
-        detections=by_block(found, ROAD.shape[1:], TREES),
-        steps=steps,
-        seconds=seconds,
-        parameters=sum(p.numel() for p in model.parameters()),
-        weights=model.state_dict(),
+    outcome = measured(
+        model,
+        lambda _: [lesson.detect(model, ROAD)],  # the whole photograph, in tiles of its own
+        history,
+        SimpleNamespace(images=ROAD[None]),
+        DEVICE,
+        targets=TARGETS,
         extra=extra,
     )
+    blocks = by_block(outcome.detections[0], ROAD.shape[1:], TREES)
+    return replace(outcome, detections=blocks, seconds=seconds)

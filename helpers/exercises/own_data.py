@@ -121,9 +121,10 @@ GAIN = 0.01  # AP50
 def _trained():
     """Lecture 10 with its trained detector, the strip next door with its trees, and its AP50."""
     device = pick_device()
-    fcos = lessons.load("07_fcos", DEVICE=device)
-    lesson = lessons.load("10_your_own_data", DEVICE=device, fcos=fcos)
-    model = lesson.TreeDetector().to(device).eval()
+    lesson = lessons.load("10_your_own_data", DEVICE=device)
+    levels = {"STRIDES": lesson.STRIDES, "RANGES": lesson.RANGES}
+    lesson.fcos = lessons.load("07_fcos", DEVICE=device, **levels)
+    model = lesson.tree_detector().to(device).eval()
     model.load_state_dict(load_weights("10_your_own_data", WEIGHTS))
     image, trees = lesson.place("slope")
     border = lesson.BORDER
