@@ -12,7 +12,6 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -135,16 +134,6 @@ class PhotoDataset(Dataset):
         with Image.open(self.files[index]) as picture:
             image = as_rgb(picture, self.files[index].name)
         return torch.from_numpy(image).permute(2, 0, 1).contiguous(), self.targets[index]
-
-
-def forests() -> Path:
-    """The folder of aerial photographs in the package deepforest, which is not imported."""
-    package = find_spec("deepforest")
-    if package is None:
-        raise ModuleNotFoundError(
-            "the photographs are missing: python -m pip install --no-deps deepforest==2.1.0"
-        )
-    return Path(package.submodule_search_locations[0], "data")
 
 
 def read_folder(

@@ -515,7 +515,6 @@ OTHER = {
 HARMLESS = {
     "datasets.PhotoDataset": "made by read_folder",
     "datasets.coco_annotations": "entries that were checked",
-    "datasets.forests": "no argument; without the package: test_folders.py",
     "datasets.write_coco": "a data set that was read",
     "detectors.now": "a device",
     "features.load_pretrained": "no argument",

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from helpers import datasets
 from helpers.datasets import PhotoDataset, read_folder, write_coco
 
 NAN = float("nan")
@@ -427,21 +425,6 @@ def test_pycocotools_reads_what_is_written(tmp_path):
     ]
     (image,) = truth.loadImgs(truth.getImgIds())
     assert (tmp_path / image["file_name"]).is_file() and image["width"] == 40
-
-
-# ---------------------------------------------------------------- the forests
-
-
-def test_the_forests_are_read_without_importing_their_package():
-    found = read_folder(datasets.forests())
-    assert [len(target["boxes"]) for target in found.targets] == [574, 279, 61, 37]
-    assert "deepforest" not in sys.modules
-
-
-def test_without_the_package_a_sentence_says_what_to_type(monkeypatch):
-    monkeypatch.setattr(datasets, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install --no-deps deepforest==2\.1\.0"):
-        datasets.forests()
 
 
 def test_paths_may_be_texts(tmp_path):

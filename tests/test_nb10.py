@@ -1,6 +1,7 @@
 """The code of notebook 10 against its oracles, on random and on nasty input."""
 
 import math
+import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,6 +14,7 @@ from torch import nn
 from torchvision.ops import box_iou
 
 from helpers import lessons
+from helpers.datasets import read_folder
 from helpers.evaluation import coco_eval
 
 CPU = torch.device("cpu")
@@ -388,6 +390,18 @@ def test_a_lecture_loaded_with_ones_own_classes_trains_on_ones_own_images(nb, le
     assert all(len(column) == 1 for column in history.values())
     with torch.no_grad():
         net(torch.zeros(1, 3, 128, 128))
+
+
+def test_the_forests_are_read_without_importing_their_package(nb):
+    found = read_folder(nb.forests())
+    assert [len(target["boxes"]) for target in found.targets] == [574, 279, 61, 37]
+    assert "deepforest" not in sys.modules
+
+
+def test_without_the_package_a_sentence_says_what_to_type(nb, monkeypatch):
+    monkeypatch.setattr(nb, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install --no-deps deepforest==2\.1\.0"):
+        nb.forests()
 
 
 def test_the_places_of_the_page(nb):
