@@ -1321,7 +1321,7 @@ def look_at(dataset: PhotoDataset, shown: int = 4) -> Figure:
     """Any data set at a glance: its first photographs, its boxes, their number and its classes."""
     if len(dataset) == 0:
         raise ValueError("dataset must hold a photograph, got none")
-    figure = plt.figure(figsize=(13.8, 8.2), layout="constrained")
+    figure = plt.figure(figsize=(13.8, 7.2), layout="constrained")
     grid = figure.add_gridspec(2, 12)
     shown = min(shown, len(dataset))
     for i in range(shown):
@@ -1376,7 +1376,7 @@ def _near(boxes: Tensor, x: int, y: int, side: int) -> Tensor:
 
 def places_figure(places: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
     """Of (image, boxes) by name of a place: sizes of the boxes, brightness of the pixels."""
-    figure, axes = plt.subplots(1, 2, figsize=(13.5, 4), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(13.5, 3.1), layout="constrained")
     look = {"density": True, "histtype": "step", "linewidth": 2.5}
     for name, (image, boxes) in places.items():
         side = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).sqrt()
@@ -1421,7 +1421,7 @@ def closeups_figure(
 
     titles: by number of the box.
     """
-    figure, axes = image_grid(len(boxes), columns=4, size=3.4)
+    figure, axes = image_grid(len(boxes), columns=4, size=2.8)
     height, width = image.shape[1:]
     for number, (ax, box) in enumerate(zip(axes, boxes)):
         x, y = ((box[:2] + box[2:] - side) / 2).round().long().tolist()
