@@ -1376,7 +1376,7 @@ def _near(boxes: Tensor, x: int, y: int, side: int) -> Tensor:
 
 def places_figure(places: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
     """Of (image, boxes) by name of a place: sizes of the boxes, brightness of the pixels."""
-    figure, axes = plt.subplots(1, 2, figsize=(13.5, 3.1), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(13.5, 2.9), layout="constrained")
     look = {"density": True, "histtype": "step", "linewidth": 2.5}
     for name, (image, boxes) in places.items():
         side = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).sqrt()
