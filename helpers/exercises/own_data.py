@@ -42,7 +42,8 @@ def _read_line(read_line) -> str | None:
     for line, width, height in cases:
         answer = read_line(line, width, height)
         if not isinstance(answer, tuple) or len(answer) != 2:
-            return f"two things are wanted, the class and the box, got {answer!r}"
+            got = type(answer).__name__
+            return f"two things are wanted, the class and the box, got {got}"
         label, box = answer
         if label != int(line[0]) or isinstance(label, str):
             return f"the class of {line!r} is the number {line[0]}, got {label!r}"
