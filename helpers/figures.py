@@ -1121,3 +1121,108 @@ def ssd_figure() -> Figure:
         ("default_boxes,\nmatch_boxes,\nmine_hard_\nnegatives", "MultiBox\nLoss"): "",
     }
     return detector_figure(parts, arrows)
+
+
+# ---------------------------------------------------------------- lecture 08
+
+
+def detr_figure() -> Figure:
+    """DETR from the image to its set of boxes, and what teaches it."""
+    parts = {
+        "image": Part("map", size=(3, 128, 128)),
+        "Simple\nBackbone": Part("learnt"),
+        "features": Part("map", size=(96, 16, 16)),
+        "Transformer\nEncoder": Part("learnt", added=True),
+        "memory": Part("map", size=(96, 16, 16), added=True),
+        "Transformer\nDecoder": Part("learnt", added=True),
+        "class_embed\nbbox_embed": Part("learnt", added=True),
+        "read_\nanswers": Part("fixed"),
+        "Positional\nEncoding2D": Part("fixed", under=("Transformer\nEncoder", 1), added=True),
+        "query_embed": Part("learnt", under=("Transformer\nDecoder", 1), added=True),
+        "DETRLoss": Part("fixed", under=("class_embed\nbbox_embed", 1), added=True, training=True),
+        "Hungarian\nMatcher": Part("fixed", under=("read_\nanswers", 1), added=True, training=True),
+    }
+    arrows = {
+        ("image", "Simple\nBackbone"): "(3, 128, 128)",
+        ("Simple\nBackbone", "features"): "",
+        ("features", "Transformer\nEncoder"): "(256, 96)",
+        ("Transformer\nEncoder", "memory"): "",
+        ("memory", "Transformer\nDecoder"): "(256, 96)",
+        ("Transformer\nDecoder", "class_embed\nbbox_embed"): "3 × (16, 96)",
+        ("class_embed\nbbox_embed", "read_\nanswers"): "(16, 4), (16, 4)",
+        ("Positional\nEncoding2D", "Transformer\nEncoder"): "(256, 96)",
+        ("Positional\nEncoding2D", "Transformer\nDecoder"): "",
+        ("query_embed", "Transformer\nDecoder"): "(16, 96)",
+        ("class_embed\nbbox_embed", "DETRLoss"): "all 3 layers",
+        ("Hungarian\nMatcher", "DETRLoss"): "pairs",
+    }
+    return _label_over_arrows(detector_figure(parts, arrows))
+
+
+def transformer_figure() -> Figure:
+    """One layer of DETR's encoder, above, and one of its decoder, below, with every shape."""
+    parts = {
+        "features": Part("map", size=(96, 16, 16)),
+        "flatten": Part("fixed"),
+        "attend:\n4 heads, 256 × 256": Part("learnt", added=True),
+        "think:\n96 → 192 → 96": Part("learnt", added=True),
+        "memory": Part("map", size=(96, 16, 16), added=True),
+        "PositionalEncoding2D": Part("fixed", under=("attend:\n4 heads, 256 × 256", 1)),
+        "query_embed": Part("learnt", under=("features", 2), added=True),
+        "self_attend:\n4 heads, 16 × 16": Part("learnt", under=("flatten", 2), added=True),
+        "cross_attend:\n4 heads, 16 × 256": Part(
+            "learnt", under=("attend:\n4 heads, 256 × 256", 2), added=True
+        ),
+        "think: \n96 → 192 → 96": Part("learnt", under=("think:\n96 → 192 → 96", 2), added=True),
+        "class_embed\nbbox_embed": Part("learnt", under=("memory", 2), added=True),
+    }
+    arrows = {
+        ("features", "flatten"): "(96, 16, 16)      ",
+        ("flatten", "attend:\n4 heads, 256 × 256"): "        (256, 96)        ",
+        ("attend:\n4 heads, 256 × 256", "think:\n96 → 192 → 96"): "      (256, 96)      ",
+        ("think:\n96 → 192 → 96", "memory"): "    (256, 96)    ",
+        ("PositionalEncoding2D", "attend:\n4 heads, 256 × 256"): "(256, 96), to queries and keys",
+        ("PositionalEncoding2D", "cross_attend:\n4 heads, 16 × 256"): "(256, 96), to the keys",
+        ("query_embed", "self_attend:\n4 heads, 16 × 16"): "(16, 96)",
+        ("self_attend:\n4 heads, 16 × 16", "cross_attend:\n4 heads, 16 × 256"): "(16, 96)",
+        ("cross_attend:\n4 heads, 16 × 256", "think: \n96 → 192 → 96"): "(16, 96)",
+        ("memory", "cross_attend:\n4 heads, 16 × 256"): "",
+        ("think: \n96 → 192 → 96", "class_embed\nbbox_embed"): "(16, 96)",
+    }
+    return detector_figure(parts, arrows)
+
+
+def queries_figure(centres: Tensor, owners: Mapping[str, Tensor], places: Tensor) -> Figure:
+    """Centres (B, 2), shares of the image: a panel for each way to say whose (B,) they are.
+
+    places: (Q, 2), a number each.
+    """
+    look = {"figsize": (13.5, 6.9), "layout": "constrained", "squeeze": False}
+    figure, axes = plt.subplots(1, len(owners), **look)
+    for ax, (name, owner) in zip(axes[0], owners.items()):
+        for q in range(len(places)):
+            dots = {"marker": "os^vDP"[q % 6], "color": COLOURS[q % 7], "ms": 5, "alpha": 0.6}
+            ax.plot(*centres[owner == q].T.numpy(), ls="", **dots)
+        for q, place in enumerate(places.tolist()):
+            pale = {"fc": "white", "ec": "black", "pad": 2, "alpha": 0.85}
+            ax.text(*place, str(q), ha="center", va="center", fontsize=14, bbox=pale)
+        ax.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[], aspect="equal", title=name)
+    return figure
+
+
+def matching_figure(
+    objects: Tensor, answers: Tensor, pairs: Sequence[tuple[int, int]], title: str
+) -> Figure:
+    """Objects (M, 4) dashed and answers (Q, 4) solid, centre and size, and who takes which."""
+    figure, ax = plt.subplots(figsize=(13.5, 6.2), layout="constrained")
+    for boxes, look in ((objects, {"ec": "black", "ls": "--"}), (answers, {"ec": COLOURS[1]})):
+        for i, box in enumerate(boxes):
+            _centred(ax, box, lw=3, **look)
+            name = f"{'object' if boxes is objects else 'answer'} {i}"
+            corner = (box[:2] - box[2:] / 2).tolist()
+            ax.text(*corner, name, color=look["ec"], fontsize=14, va="bottom")
+    for i, j in pairs:
+        ends = np.array([answers[i, :2].tolist(), objects[j, :2].tolist()])
+        ax.plot(*ends.T, "o-", color=COLOURS[0], lw=3)
+    ax.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[], aspect="equal", title=title)
+    return figure

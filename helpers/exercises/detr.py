@@ -180,7 +180,7 @@ q4 = Exercise(
     _merge,
     [
         "A table of distances (16, 16) is torch.cdist with p=1.",
-        "linear_sum_assignment gives for each row its column: take the other answers in that order.",
+        "linear_sum_assignment gives each row its column: take the other answers in that order.",
     ],
     "two looks err in different ways, and their mean errs less",
 )
