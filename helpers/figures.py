@@ -1130,31 +1130,35 @@ def detr_figure() -> Figure:
     """DETR from the image to its set of boxes, and what teaches it."""
     parts = {
         "image": Part("map", size=(3, 128, 128)),
-        "Simple\nBackbone": Part("learnt"),
+        "Simple\n Backbone ": Part("learnt"),
         "features": Part("map", size=(96, 16, 16)),
-        "Transformer\nEncoder": Part("learnt", added=True),
+        " Transformer \nEncoder": Part("learnt", added=True),
         "memory": Part("map", size=(96, 16, 16), added=True),
-        "Transformer\nDecoder": Part("learnt", added=True),
-        "class_embed\nbbox_embed": Part("learnt", added=True),
+        " Transformer \nDecoder": Part("learnt", added=True),
+        " class_embed \nbbox_embed": Part("learnt", added=True),
         "read_\nanswers": Part("fixed"),
-        "Positional\nEncoding2D": Part("fixed", under=("Transformer\nEncoder", 1), added=True),
-        "query_embed": Part("learnt", under=("Transformer\nDecoder", 1), added=True),
-        "DETRLoss": Part("fixed", under=("class_embed\nbbox_embed", 1), added=True, training=True),
-        "Hungarian\nMatcher": Part("fixed", under=("read_\nanswers", 1), added=True, training=True),
+        "Positional\n Encoding2D ": Part("fixed", under=(" Transformer \nEncoder", 1), added=True),
+        " query_embed ": Part("learnt", under=(" Transformer \nDecoder", 1), added=True),
+        " DETRLoss ": Part(
+            "fixed", under=(" class_embed \nbbox_embed", 1), added=True, training=True
+        ),
+        " Hungarian \nMatcher": Part(
+            "fixed", under=("read_\nanswers", 1), added=True, training=True
+        ),
     }
     arrows = {
-        ("image", "Simple\nBackbone"): "(3, 128, 128)",
-        ("Simple\nBackbone", "features"): "",
-        ("features", "Transformer\nEncoder"): "(256, 96)",
-        ("Transformer\nEncoder", "memory"): "",
-        ("memory", "Transformer\nDecoder"): "(256, 96)",
-        ("Transformer\nDecoder", "class_embed\nbbox_embed"): "3 × (16, 96)",
-        ("class_embed\nbbox_embed", "read_\nanswers"): "(16, 4), (16, 4)",
-        ("Positional\nEncoding2D", "Transformer\nEncoder"): "(256, 96)",
-        ("Positional\nEncoding2D", "Transformer\nDecoder"): "",
-        ("query_embed", "Transformer\nDecoder"): "(16, 96)",
-        ("class_embed\nbbox_embed", "DETRLoss"): "all 3 layers",
-        ("Hungarian\nMatcher", "DETRLoss"): "pairs",
+        ("image", "Simple\n Backbone "): "(3, 128, 128)",
+        ("Simple\n Backbone ", "features"): "",
+        ("features", " Transformer \nEncoder"): "(256, 96)",
+        (" Transformer \nEncoder", "memory"): "",
+        ("memory", " Transformer \nDecoder"): "(256, 96)",
+        (" Transformer \nDecoder", " class_embed \nbbox_embed"): "3 × (16, 96)",
+        (" class_embed \nbbox_embed", "read_\nanswers"): "(16, 4), (16, 4)",
+        ("Positional\n Encoding2D ", " Transformer \nEncoder"): "(256, 96)",
+        ("Positional\n Encoding2D ", " Transformer \nDecoder"): "",
+        (" query_embed ", " Transformer \nDecoder"): "(16, 96)",
+        (" class_embed \nbbox_embed", " DETRLoss "): "all 3 layers",
+        (" Hungarian \nMatcher", " DETRLoss "): "pairs",
     }
     return _label_over_arrows(detector_figure(parts, arrows))
 
@@ -1168,26 +1172,29 @@ def transformer_figure() -> Figure:
         "think:\n96 → 192 → 96": Part("learnt", added=True),
         "memory": Part("map", size=(96, 16, 16), added=True),
         "PositionalEncoding2D": Part("fixed", under=("attend:\n4 heads, 256 × 256", 1)),
-        "query_embed": Part("learnt", under=("features", 2), added=True),
+        " query_embed ": Part("learnt", under=("features", 2), added=True),
         "self_attend:\n4 heads, 16 × 16": Part("learnt", under=("flatten", 2), added=True),
         "cross_attend:\n4 heads, 16 × 256": Part(
             "learnt", under=("attend:\n4 heads, 256 × 256", 2), added=True
         ),
         "think: \n96 → 192 → 96": Part("learnt", under=("think:\n96 → 192 → 96", 2), added=True),
-        "class_embed\nbbox_embed": Part("learnt", under=("memory", 2), added=True),
+        " class_embed \nbbox_embed": Part("learnt", under=("memory", 2), added=True),
     }
     arrows = {
         ("features", "flatten"): "(96, 16, 16)      ",
         ("flatten", "attend:\n4 heads, 256 × 256"): "        (256, 96)        ",
         ("attend:\n4 heads, 256 × 256", "think:\n96 → 192 → 96"): "      (256, 96)      ",
         ("think:\n96 → 192 → 96", "memory"): "    (256, 96)    ",
-        ("PositionalEncoding2D", "attend:\n4 heads, 256 × 256"): "(256, 96), to queries and keys",
-        ("PositionalEncoding2D", "cross_attend:\n4 heads, 16 × 256"): "(256, 96), to the keys",
-        ("query_embed", "self_attend:\n4 heads, 16 × 16"): "(16, 96)",
+        (
+            "PositionalEncoding2D",
+            "attend:\n4 heads, 256 × 256",
+        ): "(256, 96), added to queries and keys",
+        ("PositionalEncoding2D", "cross_attend:\n4 heads, 16 × 256"): "",
+        (" query_embed ", "self_attend:\n4 heads, 16 × 16"): "(16, 96)",
         ("self_attend:\n4 heads, 16 × 16", "cross_attend:\n4 heads, 16 × 256"): "(16, 96)",
         ("cross_attend:\n4 heads, 16 × 256", "think: \n96 → 192 → 96"): "(16, 96)",
-        ("memory", "cross_attend:\n4 heads, 16 × 256"): "",
-        ("think: \n96 → 192 → 96", "class_embed\nbbox_embed"): "(16, 96)",
+        ("memory", "cross_attend:\n4 heads, 16 × 256"): "(256, 96)",
+        ("think: \n96 → 192 → 96", " class_embed \nbbox_embed"): "(16, 96)",
     }
     return detector_figure(parts, arrows)
 
