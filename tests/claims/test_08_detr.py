@@ -81,7 +81,7 @@ def test_all_words_at_once(model, measure):
 )
 def test_without_positions_places_are_unknown(lesson, measure):
     torch.manual_seed(0)
-    encoder, x, order = lesson.TransformerEncoder(16, 2, 24, 2), torch.randn(1, 9, 16), None
+    encoder, x = lesson.TransformerEncoder(16, 2, 24, 2), torch.randn(1, 9, 16)
     order, gaps = torch.randperm(9), []
     with torch.no_grad():
         for position in (torch.zeros(1, 9, 16), torch.randn(1, 9, 16)):
@@ -118,7 +118,7 @@ def test_every_token_looks_at_every_other(lesson, measure):
     verdict="imprecise",
     paper="it starts with zeros; queries are added to the input of every attention, section 3.2",
 )
-def test_the_state_starts_at_zero(lesson, model, measure):
+def test_the_state_starts_at_zero(model, measure):
     seen = []
     model.decoder.layers[0].register_forward_hook(lambda _, inputs, __: seen.append(inputs))
     with torch.no_grad():
@@ -442,8 +442,8 @@ def test_who_was_first(measure):
     says="no anchors, no proposals, no NMS, just pure attention",
     verdict="false",
     paper=f"without feed-forward networks {WITHOUT['feed-forward networks']} AP less, without the "
-    f"encoder {WITHOUT['encoder']}; {PARAMETERS['backbone']} of {PARAMETERS['all']} million weights "
-    "are the CNN's",
+    f"encoder {WITHOUT['encoder']}; {PARAMETERS['backbone']} of {PARAMETERS['all']} million "
+    "weights are the CNN's",
 )
 def test_what_the_weights_are(lesson, measure):
     with torch.device("meta"):
