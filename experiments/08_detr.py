@@ -100,6 +100,8 @@ VARIANTS = {
     "denoising, equal seconds": {"network": lesson.DenoisingDETR, "length": 0.85},
     "groups": {"network": lesson.GroupDETR},
     "groups, equal seconds": {"network": lesson.GroupDETR, "length": 0.75},
+    "taught tokens": {"network": lesson.DenseDETR},
+    "taught tokens, equal seconds": {"network": lesson.DenseDETR, "length": 0.95},
 }
 
 

@@ -520,7 +520,7 @@ def placed(nb, **options):
 
 
 BOTH = pytest.mark.parametrize("build", [plain, placed])
-EVERY = pytest.mark.parametrize("kind", ["PlacedDETR", "GroupDETR", "DenoisingDETR"])
+EVERY = pytest.mark.parametrize("kind", ["PlacedDETR", "GroupDETR", "DenoisingDETR", "DenseDETR"])
 
 
 def test_the_network_of_the_paper(nb):
@@ -697,6 +697,22 @@ def test_noisy_queries_do_not_disturb_the_others(nb):
     model.losses(Spy(), images, targets)
     for own, expected in zip(kept[0], model(images), strict=True):
         assert_close(own, expected, **CLOSE)
+
+
+def test_tokens_learn_from_the_smallest_object_that_they_lie_in(nb):
+    model, centres = nb.DenseDETR(**TINY), nb.grid_of_places(8, 6)[:, :2]
+    boxes = tensor([[0.5, 0.5, 0.8, 0.6], [0.4, 0.5, 0.3, 0.3], [0.02, 0.02, 0.01, 0.01]])
+    tokens, objects = model.owners(centres, {"boxes": boxes})
+    found = dict(zip(tokens.tolist(), objects.tolist()))
+    for token, (x, y) in enumerate(centres.tolist()):
+        around = [
+            (w * h, i)
+            for i, (cx, cy, w, h) in enumerate(boxes.tolist())
+            if abs(x - cx) <= w / 2 and abs(y - cy) <= h / 2
+        ]
+        assert found.get(token) == (min(around)[1] if around else None)
+    tokens, objects = model.owners(centres, {"boxes": boxes[:0]})
+    assert len(tokens) == len(objects) == 0
 
 
 # ---------------------------------------------------------------- images of different sizes
