@@ -96,12 +96,9 @@ VARIANTS = {
     "twins": {"twins": True},
     "twins, blind queries": {"twins": True, "network": Blind},
     "twins, RetinaNet": {"twins": True, "retina": True},
-    "denoising": {"network": lesson.DenoisingDETR},
-    "denoising, equal seconds": {"network": lesson.DenoisingDETR, "length": 0.85},
-    "groups": {"network": lesson.GroupDETR},
-    "groups, equal seconds": {"network": lesson.GroupDETR, "length": 0.75},
-    "taught tokens": {"network": lesson.DenseDETR},
-    "taught tokens, equal seconds": {"network": lesson.DenseDETR, "length": 0.95},
+    "denoising": {"network": lesson.DenoisingDETR, "length": 0.85},
+    "groups": {"network": lesson.GroupDETR, "length": 0.75},
+    "taught tokens": {"network": lesson.DenseDETR, "length": 0.95},
 }
 
 
@@ -118,7 +115,7 @@ def train(
 ) -> Outcome:
     """The lesson's training of one variant, and what it finds on the held-out images.
 
-    length: times as many steps; twins: on scenes with twins, trained and tested; retina: lecture
+    length: times as many steps, for equal seconds; twins: on scenes with twins, trained and tested; retina: lecture
     04's detector in the place of DETR.
     """
     data, held_out = lesson.train_set, lesson.test_set
