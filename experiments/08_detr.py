@@ -115,8 +115,8 @@ def train(
 ) -> Outcome:
     """The lesson's training of one variant, and what it finds on the held-out images.
 
-    length: times as many steps, for equal seconds; twins: on scenes with twins, trained and tested; retina: lecture
-    04's detector in the place of DETR.
+    length: times as many steps, for equal seconds; twins: on scenes with twins, trained and tested;
+    retina: lecture 04's detector in the place of DETR.
     """
     data, held_out = lesson.train_set, lesson.test_set
     if twins:
