@@ -16,7 +16,7 @@ from helpers.shapes import CLASSES, benchmark
 from helpers.training import budget, pick_device
 
 LECTURE, MODEL = "08_detr", "DETR"
-lesson, other = lessons.load(LECTURE), lessons.load("04_fpn_retinanet")
+lesson, other = lessons.load(LECTURE), lessons.load("07_fcos")
 for module in (lesson, other):
     module.SEED, module.DEVICE = 0, pick_device()
     module.train_set, module.test_set = benchmark("train"), benchmark("test")
@@ -95,7 +95,7 @@ VARIANTS = {
     "blind queries": {"network": Blind},
     "twins": {"twins": True},
     "twins, blind queries": {"twins": True, "network": Blind},
-    "twins, RetinaNet": {"twins": True, "retina": True},
+    "twins, FCOS": {"twins": True, "fcos": True},
     "denoising": {"network": lesson.DenoisingDETR, "length": 0.85},
     "groups": {"network": lesson.GroupDETR, "length": 0.75},
     "taught tokens": {"network": lesson.DenseDETR, "length": 0.95},
@@ -111,19 +111,19 @@ def train(
     backbone_rate: float = 3.0,
     length: float = 1.0,
     twins: bool = False,
-    retina: bool = False,
+    fcos: bool = False,
 ) -> Outcome:
     """The lesson's training of one variant, and what it finds on the held-out images.
 
     length: times as many steps, for equal seconds; twins: on scenes with twins, trained and tested;
-    retina: lecture 04's detector in the place of DETR.
+    fcos: lecture 07's detector in the place of DETR.
     """
     data, held_out = lesson.train_set, lesson.test_set
     if twins:
         data, held_out = twinned(data), twinned(held_out)
     steps = max(2, round(length * STEPS))
-    if retina:
-        return retinanet(seed, data, held_out)
+    if fcos:
+        return with_fcos(seed, data, held_out)
     watch, options = Watch(steps, held_out), lesson.SLIM | (model or {})
     trained, history = lesson.train_detr(
         steps, seed, lambda: watch.over(network(**options)), criterion, data, rate, backbone_rate
@@ -144,14 +144,12 @@ def train(
     )
 
 
-def retinanet(seed: int, data, held_out) -> Outcome:
-    """Lecture 04's detector on scenes with twins; it reads its answers with NMS at 0.5."""
+def with_fcos(seed: int, data, held_out) -> Outcome:
+    """Lecture 07's detector on scenes with twins; it reads its answers with NMS at 0.5."""
     other.train_set = data
-    trained, history = other.train_retinanet(min(STEPS, other.CPU_STEPS), seed)
-
-    def everything(images):
-        return trained.detect(images, iou=1.0, top=1000)
-
+    trained, history = other.train_fcos(min(STEPS, other.CPU_STEPS), seed)
+    detect = other.detector_of(trained)
+    everything = other.detector_of(trained, iou=1.0, top=1000)
     raw = detectors.detect_all(everything, held_out.images, other.DEVICE)
     found = [{k: v[:100] for k, v in d.items()} for d in lesson.with_nms(raw, 0.5)]
     return Outcome(
@@ -160,7 +158,7 @@ def retinanet(seed: int, data, held_out) -> Outcome:
         steps=len(next(iter(history.values()))),
         seconds=history.seconds,
         parameters=sum(p.numel() for p in trained.parameters()),
-        ms_per_image=detectors.ms_per_image(trained.detect, held_out.images[:30], other.DEVICE),
+        ms_per_image=detectors.ms_per_image(detect, held_out.images[:30], other.DEVICE),
         extra=measures(raw, held_out, twins=True),
     )
 

@@ -1123,6 +1123,166 @@ def ssd_figure() -> Figure:
     return detector_figure(parts, arrows)
 
 
+# ---------------------------------------------------------------- lecture 07
+
+
+def fcos_figure() -> Figure:
+    """FCOS from the image to its boxes, and what teaches it."""
+    parts = {
+        "image": Part("map", size=(3, 128, 128)),
+        "Simple\nBackbone": Part("learnt"),
+        "C2": Part("map", size=(32, 32, 32)),
+        "FPN": Part("learnt"),
+        "P2": Part("map", size=(48, 32, 32)),
+        "FCOSHead": Part("learnt", added=True),
+        "decode_\npredictions": Part("fixed", added=True),
+        "C3": Part("map", under=("C2", 1), size=(64, 16, 16)),
+        "C4": Part("map", under=("C2", 2), size=(128, 8, 8)),
+        "FPN ": Part("learnt", under=("FPN", 1)),
+        "FPN  ": Part("learnt", under=("FPN", 2)),
+        "P3": Part("map", under=("P2", 1), size=(48, 16, 16)),
+        "P4": Part("map", under=("P2", 2), size=(48, 8, 8)),
+        "FCOSLoss": Part("fixed", under=("decode_\npredictions", 1), added=True, training=True),
+        "assign,\ntargets_of": Part(
+            "fixed", under=("decode_\npredictions", 2), added=True, training=True
+        ),
+    }
+    arrows = {
+        ("image", "Simple\nBackbone"): "(3, 128, 128)",
+        ("Simple\nBackbone", "C2"): "(32, 32, 32)",
+        ("C2", "FPN"): "",
+        ("FPN", "P2"): "(48, 32, 32)",
+        ("P2", "FCOSHead"): "",
+        ("FCOSHead", "decode_\npredictions"): "(1344, 3 + 4 + 1)",
+        ("C2", "C3"): "",
+        ("C3", "C4"): "",
+        ("C3", "FPN "): "",
+        ("C4", "FPN  "): "",
+        ("FPN  ", "FPN "): "top-down",
+        ("FPN ", "FPN"): "top-down",
+        ("FPN ", "P3"): "(48, 16, 16)",
+        ("FPN  ", "P4"): "(48, 8, 8)",
+        ("P3", "FCOSHead"): "",
+        ("P4", "FCOSHead"): "",
+        ("FCOSHead", "FCOSLoss"): "",
+        ("assign,\ntargets_of", "FCOSLoss"): "",
+    }
+    return detector_figure(parts, arrows)
+
+
+def fcos_head_figure() -> Figure:
+    """FCOS's head on one level, P2: two towers, three answers."""
+    parts = {
+        "P2": Part("map", size=(48, 32, 32)),
+        "reg_tower": Part("learnt", added=True),
+        "reg_pred": Part("learnt", added=True),
+        "Scale of P2": Part("learnt", added=True),
+        "exp,\n× stride": Part("fixed", added=True),
+        "l, t, r, b": Part("map", size=(4, 32, 32), added=True),
+        "centerness": Part("learnt", under=("reg_pred", 1), added=True),
+        "centre-ness": Part("map", under=("l, t, r, b", 1), size=(1, 32, 32), added=True),
+        "cls_tower": Part("learnt", under=("reg_tower", 2), added=True),
+        "cls_logits": Part("learnt", under=("reg_pred", 2), added=True),
+        "logits": Part("map", under=("l, t, r, b", 2), size=(3, 32, 32), added=True),
+    }
+    arrows = {
+        ("P2", "reg_tower"): "(48, 32, 32)",
+        ("reg_tower", "reg_pred"): "(48, 32, 32)",
+        ("reg_pred", "Scale of P2"): "(4, 32, 32)",
+        ("Scale of P2", "exp,\n× stride"): "",
+        ("exp,\n× stride", "l, t, r, b"): "(4, 32, 32)",
+        ("reg_tower", "centerness"): "",
+        ("centerness", "centre-ness"): "(1, 32, 32)",
+        ("P2", "cls_tower"): "",
+        ("cls_tower", "cls_logits"): "(48, 32, 32)",
+        ("cls_logits", "logits"): "(3, 32, 32)",
+    }
+    return detector_figure(parts, arrows)
+
+
+def level_maps_figure(
+    image: Tensor, target: Mapping[str, Tensor], upper: Sequence[Tensor], lower: Sequence[Tensor]
+) -> Figure:
+    """An image (3, H, W) with its objects, and two rows of maps (h, w), a column per level."""
+    figure, axes = plt.subplots(2, 1 + len(upper), figsize=(14.5, 7.6), layout="constrained")
+    height, width = image.shape[1:]
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    for row, maps, what in zip(axes, (upper, lower), ("class", "centre-ness")):
+        show_image(row[0], image, "the image and its objects" if what == "class" else "")
+        for level, (ax, values) in enumerate(zip(row[1:], maps), 2):
+            ax.imshow(values.numpy(), cmap="Greys", vmin=0, vmax=1, extent=extent)
+            ax.set_title(f"P{level}: {what}")
+        for ax in row:
+            draw_boxes(ax, target["boxes"], colours="black", line_style="--")
+            ax.set(xticks=[], yticks=[], xlim=extent[:2], ylim=extent[2:])
+            ax.grid(False)
+    return figure
+
+
+def location_figure(
+    box: Tensor, at: Tensor, ltrb: Tensor, title: str, answers: Tensor, strides: Tensor
+) -> Figure:
+    """Left a box (4,) on 128 x 128 pixels and a location (2,) with its distances (4,), if inside.
+
+    Right the locations (n, 2) that answer for the box, and the stride (n,) of each.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(13.5, 6.6), layout="constrained")
+    x1, y1, x2, y2 = box.tolist()
+    x, y = at.tolist()
+    for ax in axes:
+        ax.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec="black", lw=3))
+        ax.set(xlim=(0, 128), ylim=(128, 0), aspect="equal")
+    if min(ltrb.tolist()) > 0:
+        ends = ((x1, y), (x, y1), (x2, y), (x, y2))
+        for name, end, value in zip("ltrb", ends, ltrb.tolist()):
+            axes[0].plot([x, end[0]], [y, end[1]], ls="--", color=COLOURS[0])
+            look = {"ha": "left", "va": "center"} if name in "tb" else {"ha": "center"}
+            place = ((x + end[0]) / 2 + (name in "tb"), (y + end[1]) / 2 - (name in "lr"))
+            axes[0].text(*place, f"{name} = {value:g}", fontsize=14, **look)
+    axes[0].plot(x, y, "o", color="black", ms=11)
+    axes[0].set_title(title)
+    for level, stride in enumerate((4, 8, 16)):
+        mine = answers[strides == stride]
+        look = {"color": COLOURS[level], "s": 12 * stride**0.9, "marker": "os^"[level]}
+        axes[1].scatter(*mine.T, label=f"P{2 + level}: {len(mine)}", **look)
+    axes[1].legend(fontsize=13)
+    axes[1].set_title("who answers for this box")
+    return figure
+
+
+def atss_figure(
+    image: Tensor,
+    boxes: Tensor,
+    candidates: Tensor,
+    overlap: Tensor,
+    match: Tensor,
+    stride: Tensor,
+) -> Figure:
+    """An image (3, H, W) with objects (M, 4), and for each the IoUs of its candidates by level.
+
+    candidates, overlap: (L, M), which locations they are, and their IoUs; match, stride: (L,).
+    """
+    count = len(boxes)
+    figure, axes = plt.subplots(1, 1 + count, figsize=(4.6 + 3 * count, 4.6), layout="constrained")
+    show_image(axes[0], image, "three objects")
+    draw_boxes(axes[0], boxes, list("abcdef"[:count]), "black", "--")
+    levels = stride.unique().tolist()
+    for m, ax in enumerate(axes[1:]):
+        mine = candidates[:, m] > 0
+        values = overlap[mine, m]
+        ax.axhline(float(values.mean() + values.std()), color="black", lw=1.5, ls="--")
+        for level, s in enumerate(levels):
+            here = overlap[mine & (stride == s), m]
+            chosen = (match == m)[mine & (stride == s)]
+            spots = level + np.linspace(-0.25, 0.25, len(here))
+            ax.scatter(spots, here, s=70, fc="white", ec=COLOURS[1], lw=1.6)
+            ax.scatter(spots[chosen], here[chosen], s=70, color=COLOURS[1])
+        ax.set_xticks(range(len(levels)), [f"P{2 + level}" for level in range(len(levels))])
+        ax.set(title=f"object {'abcdef'[m]}", ylim=(-0.03, 1))
+    axes[1].set_ylabel("IoU of the candidate's square")
+    return figure
+
+
 # ---------------------------------------------------------------- lecture 08
 
 

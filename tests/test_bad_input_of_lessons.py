@@ -189,21 +189,39 @@ CASES = {
         ),
     },
     "07_fcos": {
-        "kind of loss": (lambda nb: nb.IoULoss("x"), "kind must be linear or log, got 'x'"),
-        "class indices": (
-            lambda nb: nb.FocalLoss()(z(5, 5), z(5)),
-            r"shapes differ: \(5, 5\), \(5,\)",
-        ),
         "distances of other locations": (lambda nb: nb.boxes_of(z(5, 2), z(3, 4)), "must match"),
-        "boxes of five numbers": (lambda nb: nb.ltrb_of(z(5, 2), z(3, 5)), "must match"),
-        **bad_targets(
-            lambda nb, boxes, labels: nb.targets_of(
-                [boxes], [labels], nb.RULES["+ centre sampling"], 64
-            )
+        "boxes of five numbers": (lambda nb: nb.ltrb_of(z(3, 2), z(3, 5)), "must match"),
+        "boxes of five numbers, assigned": (
+            lambda nb: nb.assign(*nb.all_locations(32, 32), z(1, 5)),
+            "must match",
         ),
-        "distances": (
-            lambda nb: nb.FCOSDetector(3, NARROW, 8, groups=4, distances="x"),
-            "distances must be exp or relu, got 'x'",
+        "labels of one image for two": (
+            lambda nb: nb.targets_of([BOXES, BOXES], [LABELS], (64, 64)),
+            "argument 2 is shorter",
+        ),
+        "label too large": (
+            lambda nb: nb.FCOSLoss()(
+                [[z(1, 3, 2, 2)], [z(1, 4, 2, 2)], [z(1, 1, 2, 2)]],
+                torch.full((1, 4), 5),
+                z(1, 4, 4),
+            ),
+            "index 5 is out of bounds",
+        ),
+        "targets of another map": (
+            lambda nb: nb.FCOSLoss()(
+                [[z(1, 3, 2, 2)], [z(1, 4, 2, 2)], [z(1, 1, 2, 2)]],
+                torch.zeros(1, 5, dtype=torch.long),
+                z(1, 5, 4),
+            ),
+            "does not match",
+        ),
+        "two features for three levels": (
+            lambda nb: nb.FPN((4, 8, 16), 8)({"C3": z(1, 4, 8, 8), "C4": z(1, 8, 4, 4)}),
+            "not enough values to unpack",
+        ),
+        "groups that do not divide": (
+            lambda nb: nb.FCOSHead(10, 3, depth=1, groups=4),
+            "num_channels must be divisible by num_groups",
         ),
     },
     "08_detr": {

@@ -59,13 +59,6 @@ def retinanet_of_06(nb, steps):
     return model, history, detect_all(detect, nb.test_set.images, nb.DEVICE)
 
 
-def on_benchmark(nb, steps, **reading):
-    """A lecture whose notebook reads its answers with a function made by detector_of."""
-    model, history = nb.train_on_benchmark(steps)
-    detect = nb.detector_of(model, **reading)
-    return model, history, detect_all(detect, nb.test_set.images, nb.DEVICE)
-
-
 def detr(nb, steps):
     model, history = nb.train_detr(steps, nb.SEED)
     return model, history, detect_all(model.detect, nb.test_set.images, nb.DEVICE)
@@ -80,7 +73,12 @@ def yolo(nb, steps):
     return model, history, detect_all(detect, nb.test_set.images, nb.DEVICE)
 
 
-every_box = functools.partial(on_benchmark, threshold=0.0)
+def fcos(nb, steps):
+    model, history = nb.train_fcos(steps, nb.SEED)
+    detect = nb.detector_of(model, threshold=0.0)
+    return model, history, detect_all(detect, nb.test_set.images, nb.DEVICE)
+
+
 DETECTORS = {
     "Fast R-CNN": ("02_fast_rcnn", fast_rcnn),
     "RPN": ("03_faster_rcnn", first_stage),
@@ -89,7 +87,7 @@ DETECTORS = {
     "YOLO": ("05_yolo", yolo),
     "SSD": ("06_ssd", ssd),
     "RetinaNet of 06": ("06_ssd", retinanet_of_06),
-    "FCOS": ("07_fcos", every_box),
+    "FCOS": ("07_fcos", fcos),
     "DETR": ("08_detr", detr),
 }
 EVERY_DETECTOR = pytest.mark.parametrize("name", DETECTORS)
@@ -267,7 +265,7 @@ READERS = {
     "RetinaNet": ("04_fpn_retinanet", lambda nb, x: nb.RetinaNet(3).eval().detect(x)),
     "YOLO": ("05_yolo", lambda nb, x: nb.detector_of(small_yolo(nb))(x)),
     "SSD": ("06_ssd", lambda nb, x: nb.detector_of(nb.SSD(3).eval())(x)),
-    "FCOS": ("07_fcos", lambda nb, x: nb.detector_of(nb.slim_fcos())(x)),
+    "FCOS": ("07_fcos", lambda nb, x: nb.detector_of(nb.FCOSDetector(3).eval())(x)),
     "DETR": ("08_detr", lambda nb, x: nb.slim_detr().eval().detect(x)),
 }
 
@@ -298,10 +296,10 @@ def test_training_and_reading_on_a_gpu(lessons, monkeypatch, name):
 def test_the_pretended_gpu_gives_the_same_numbers(lessons, monkeypatch):
     few = Few(benchmark("val").images[:4], benchmark("val").targets[:4])
     nb = prepared(lessons("07_fcos"), monkeypatch, few)
-    _, here, _ = every_box(nb, 2)
+    _, here, _ = fcos(nb, 2)
     prepared(nb, monkeypatch, few, CUDA)
     with pretend_cuda(monkeypatch):
-        _, there, _ = every_box(nb, 2)
+        _, there, _ = fcos(nb, 2)
     assert here.columns() == there.columns()
 
 

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import functools
 import importlib
+import math
 import re
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from torchvision.ops import batched_nms, box_convert, box_iou, nms
 from helpers import lessons, records
 from helpers.detectors import to_input
 from helpers.evaluation import coco_ap
-from helpers.exercises import boxes, faster_rcnn, rcnn, ssd, yolo
+from helpers.exercises import boxes, faster_rcnn, fcos, rcnn, ssd, yolo
 from helpers.exercises import exercise as frame
 from helpers.exercises.exercise import TO_DO, Exercise
 from helpers.proposals import benchmark_proposals
@@ -725,6 +726,85 @@ TWICE = {
     "enlarge by blending pixels": joined(lambda boxes, f: boxes, ask=with_margin),
 }
 MISTAKES |= {"ssd.q1": BOX_COUNTS, "ssd.q2": OWN_BOXES, "ssd.q3": MINED, "ssd.q4": TWICE}
+
+CENTERNESS = {
+    "the square root is missing": 0.2,
+    "both directions count: left and right, top and bottom": 0.6,
+    "compare left with right and top with bottom, not all four": 0.25,
+    "divide by the longer distance, not by the side of the box": 0.3062,
+    "opposite sides belong together: left with right": 0.559,
+    "the shorter distance is divided by the longer one": 2.236,
+    "First l, t, r, b; then two ratios and a root": 0.9,
+    "a number is needed, got str": "0.447",
+}
+
+
+def level_without(**rules):
+    """Exercise 2 with what a mistake exchanges; bounds may be exchanged, too."""
+    bounds = {key: rules.pop(key) for key in ("low", "high") if key in rules}
+
+    def assign_level(at, boxes, low, high):
+        if len(boxes) == 0:
+            return torch.full((len(at),), -1)
+        return fcos._match(bounds.get("low", low), bounds.get("high", high), boxes, **rules)
+
+    return assign_level
+
+
+def fails_on_nothing(at, boxes, low, high):
+    answer = fcos._match(low, high, boxes) if len(boxes) else torch.zeros(len(at)).long()
+    return answer
+
+
+ASSIGNED = {
+    "the one with the smallest area is meant": level_without(order="first"),
+    "the smallest is meant, not the last": level_without(order="last"),
+    "a negative distance means outside: all four must be positive": level_without(inside=False),
+    "it is the longest distance that must lie in the range": level_without(of="amin"),
+    "the range has an upper end, too": level_without(high=math.inf),
+    "the range has a lower end, too": level_without(low=-1.0),
+    "the range does not contain its upper end": level_without(closed=True),
+    "in an image without objects the object differs in 48 of 48": fails_on_nothing,
+    "the object must have shape (48,), got (48, 2)": lambda at, *_: at,
+    "must be a torch tensor, got list": lambda at, b, low, high: fcos._match(low, high).tolist(),
+}
+
+
+def generalised(of, pick=torch.maximum):
+    """`of` the intersection, the areas' sum and the hull of distances (P, 4)."""
+
+    def giou(pred, target):
+        shared, hull = fcos._area(torch.minimum(pred, target)), fcos._area(pick(pred, target))
+        return of(shared, fcos._area(pred) + fcos._area(target), hull)
+
+    return giou
+
+
+GIOU = {
+    "that is the IoU: the hull is missing": generalised(lambda i, a, h: i / (a - i)),
+    "divide by the hull, not by the union": generalised(
+        lambda i, a, h: i / (a - i) - (h - a + i) / (a - i)
+    ),
+    "that is the loss, 1 - GIoU": generalised(lambda i, a, h: 1 - i / (a - i) + (h - a + i) / h),
+    "subtract what neither covers, not what is outside the intersection": generalised(
+        lambda i, a, h: i / (a - i) - (h - i) / h
+    ),
+    "the union counts the intersection once": generalised(lambda i, a, h: i / a - (h - a) / h),
+    "the hull takes the longer distance of each side": generalised(
+        lambda i, a, h: i / (a - i) - (h - a + i) / h, torch.minimum
+    ),
+    "the GIoU must have shape (50,), got (50, 4)": lambda pred, target: pred,
+}
+MIRRORED = dict(fcos.SLIPS) | {
+    "three lists are wanted: logits, distances, centre-ness": lambda model, x: model(x)[0][0],
+    "each of the three lists has three maps, one per level": lambda model, x: [
+        maps[0] for maps in model(x)
+    ],
+    "the logits of level 2 must have shape (2, 3, 8, 12), got (2, 3, 4, 6)": lambda model, x: [
+        maps[::-1][1:] + maps[:1] for maps in model(x)
+    ],
+}
+MISTAKES |= {"fcos.q1": CENTERNESS, "fcos.q2": ASSIGNED, "fcos.q3": GIOU, "fcos.q4": MIRRORED}
 CASES = [(place, said) for place, mistakes in MISTAKES.items() for said in mistakes]
 
 
@@ -760,6 +840,9 @@ RIGHT = {
     "ssd.q2": [paired, lambda o: paired(o.double()).float()],
     "ssd.q3": [summed(lambda v, r, n: v[: r * n]), lambda v, p, ratio: mined_by_topk(v, p, ratio)],
     "ssd.q4": [joined(), joined(join=lambda here, there: both(there, here)), one_by_one],
+    "fcos.q1": [0.447, 0.4472, math.sqrt(0.2), np.float64(0.447)],
+    "fcos.q2": [level_without(), lambda at, b, *range_: level_without()(at.double(), b, *range_)],
+    "fcos.q3": [generalised(lambda i, a, h: i / (a - i) - (h - a + i) / h)],
     "faster_rcnn.q1": [43.24, 43.2, 43.3, 44, 44.0, np.float32(43.24), torch.tensor(43.24)],
     "faster_rcnn.q3": [faster_rcnn._torchvision, faster_rcnn._by_grid],
     "yolo.q1": [5915, 5915.0, np.int64(5915), torch.tensor(5915)],
@@ -974,6 +1057,25 @@ def test_the_gain_is_told_by_size(page):
     )
     by_size = f"small objects {small:+.3f}, medium {medium:+.3f}, large {large:+.3f}"
     assert said == f"✓ AP {before['AP']:.3f} → {after['AP']:.3f}: {by_size}"
+
+
+def test_asked_once_is_no_gain_for_fcos(page):
+    """The trained network's own answers: as good as they are, and told in numbers."""
+    space, asked = page("fcos"), []
+
+    def ask_twice(model, images):
+        asked.append(images.shape)
+        is_check = images.shape[2:] == (32, 48)  # the check's own small images: as asked
+        return fcos._mirrored()(model, images) if is_check else model(images)
+
+    said = EVERY["fcos.q4"].verdict(ask_twice)
+    numbers = re.fullmatch(r"✗ AP (.+); asked once it is (.+), (.+) is wanted", said)
+    assert numbers and len(asked) == 2, said
+    after, before, wanted = map(float, numbers.groups())
+    assert after == before > 0.5 and wanted == pytest.approx(before + fcos.GAIN, abs=1e-3)
+    tasks = [cell.source for cell in section_of("fcos") if cell.cell_type == "markdown"]
+    assert f" {fcos.GAIN:g} " in tasks[3]
+    assert EVERY["fcos.q4"].verdict(solved(EVERY["fcos.q4"], dict(space))).startswith("✓ AP 0.")
 
 
 def test_weights_for_the_exercise_are_those_of_the_page(page):

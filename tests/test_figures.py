@@ -304,13 +304,18 @@ def test_the_focal_panels_show_what_they_are_given(closed):
         ),
         (figures.ssd_figure, "06_ssd", "SSDBackbone MultiBoxLoss match_boxes mine_hard_negatives"),
         (
+            figures.fcos_figure,
+            "07_fcos",
+            "SimpleBackbone FPN FCOSHead decode_predictions FCOSLoss assign targets_of",
+        ),
+        (
             figures.detr_figure,
             "08_detr",
             "SimpleBackbone PositionalEncoding2D TransformerEncoder TransformerDecoder "
             "HungarianMatcher DETRLoss read_answers",
         ),
     ],
-    ids=["04", "06", "08"],
+    ids=["04", "06", "07", "08"],
 )
 def test_a_detector_is_drawn_with_the_names_of_its_page(closed, draw_it, lecture, names):
     page = lessons.load(lecture)
@@ -385,6 +390,62 @@ def test_score_maps_lie_over_the_image(closed):
         assert ax.get_title() == f"{name}: {scores.shape[0]} × {scores.shape[1]} cells"
         assert ax.images[0].get_extent() == [-0.5, 59.5, 39.5, -0.5]
         np.testing.assert_allclose(ax.images[0].get_array(), scores)
+
+
+# ---------------------------------------------------------------- lecture 07
+
+
+def test_the_head_is_drawn_with_the_names_of_its_parts(closed):
+    head = lessons.load("07_fcos").FCOSHead(8, 3, groups=2, depth=1)
+    figure = figures.fcos_head_figure()
+    figure.canvas.draw()
+    words = texts_of(figure)
+    names = [name for name, _ in head.named_children() if name != "scales"]
+    assert len(names) == 5 and set(names) <= set(words) and "Scale of P2" in words
+
+
+def test_maps_of_all_levels_lie_over_the_image(closed):
+    image, target = torch.zeros(3, 40, 60, dtype=torch.uint8), {"boxes": torch.zeros(0, 4)}
+    upper, lower = ([torch.rand(10, 15), torch.rand(5, 8)] for _ in range(2))
+    figure = figures.level_maps_figure(image, target, upper, lower)
+    figure.canvas.draw()
+    rows = figure.axes[:3], figure.axes[3:]
+    for row, maps, what in zip(rows, (upper, lower), ("class", "centre-ness")):
+        for level, (ax, values) in enumerate(zip(row[1:], maps, strict=True), 2):
+            assert ax.get_title() == f"P{level}: {what}"
+            assert ax.images[0].get_extent() == [-0.5, 59.5, 39.5, -0.5]
+            np.testing.assert_allclose(ax.images[0].get_array(), values)
+
+
+def test_a_location_shows_its_distances_where_it_has_any(closed):
+    box, at = torch.tensor([20.0, 30, 90, 70]), torch.tensor([30.0, 50])
+    answers = torch.tensor([[30.0, 50], [34, 50], [40, 56]]), torch.tensor([4, 4, 16])
+    for ltrb, count in ((torch.tensor([10.0, 20, 60, 20]), 4), (torch.tensor([-1.0, 2, 3, 4]), 0)):
+        figure = figures.location_figure(box, at, ltrb, "a title", *answers)
+        figure.canvas.draw()
+        assert figure.axes[0].get_title() == "a title" and len(figure.axes[0].texts) == count
+        assert count == 0 or "l = 10" in texts_of(figure)
+        legend = figure.axes[1].get_legend().get_texts()
+        assert [text.get_text() for text in legend] == ["P2: 2", "P3: 0", "P4: 1"]
+
+
+def test_candidates_stand_over_their_levels(closed):
+    image, boxes = torch.zeros(3, 40, 60, dtype=torch.uint8), torch.tensor([[5.0, 5, 30, 30]] * 2)
+    stride = torch.tensor([4, 4, 8, 8, 8])
+    candidates = torch.tensor([[1, 0], [1, 1], [0, 1], [1, 1], [0, 0]]).bool()
+    overlap = torch.arange(10.0).view(5, 2) / 10
+    match = torch.tensor([-1, 1, -1, 0, -1])
+    figure = figures.atss_figure(image, boxes, candidates, overlap, match, stride)
+    figure.canvas.draw()
+    for m, ax in enumerate(figure.axes[1:]):
+        values = overlap[candidates[:, m], m]
+        line = ax.lines[0].get_ydata()[0]
+        assert line == pytest.approx((values.mean() + values.std()).item())
+        dots = [tuple(dot) for c in ax.collections[::2] for dot in c.get_offsets()]
+        assert sorted(y for _, y in dots) == pytest.approx(sorted(values.tolist()))
+        filled = [dot[1] for c in ax.collections[1::2] for dot in c.get_offsets()]
+        assert filled == pytest.approx(overlap[match == m, m].tolist())
+        assert [t.get_text() for t in ax.get_xticklabels()] == ["P2", "P3"]
 
 
 # ---------------------------------------------------------------- lecture 03

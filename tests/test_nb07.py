@@ -1,18 +1,21 @@
 """The code of notebook 07 against its oracles, on random and on nasty input."""
 
 import math
+from functools import partial
 from itertools import product
 
 import matplotlib.pyplot as plt
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from shared import (
     NASTY_BOXES,
     OTHER_FLOATS,
     WIDE_AND_HIGH,
-    check_stubs_and_solutions,
+    finite_gradients,
+    iou_by_loops,
     nms_by_loops,
     notebook_code,
     objects_of,
@@ -22,13 +25,15 @@ from shared import (
 from torch import nn, tensor
 from torch.testing import assert_close
 from torchvision import ops
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.fcos import FCOS
 
 from helpers.anchors import grid_anchors
 from helpers.shapes import ShapesDataset
 
 SEEDS = st.integers(0, 10**6)
-TINY = {"channels": (4, 8, 8, 8), "width": 8, "depth": 1, "groups": 2, "kernel": 3}
-RULES = ["text: inside, last wins", "smallest wins", "+ ranges (paper)", "+ centre sampling"]
+NO_BOXES = torch.zeros(0, 4)
+RULES = ["inside, on every level", "+ ranges, the paper's", "+ ranges, ours", "+ centre sampling"]
 EVERY_RULE = pytest.mark.parametrize("rule", RULES)
 
 
@@ -41,11 +46,18 @@ def nb():
 
 
 @pytest.fixture
-def few_images(few_images, nb, monkeypatch):
-    """The images, as the notebook's benchmark."""
+def few(few_images, nb, monkeypatch):
+    """The notebook with a benchmark of four images."""
     for name in ("train_set", "test_set"):
         monkeypatch.setattr(nb, name, few_images, raising=False)
     return few_images
+
+
+def tiny_model(nb, pi=0.01, **backbone):
+    """The complete detector with few channels."""
+    options = {"channels": (4, 8, 8, 8), "blocks": (0, 1, 1, 1), "first": 2, "kernel": 3}
+    head = nb.FCOSHead(8, 3, depth=1, groups=2, pi=pi, he_init=True)
+    return nb.FCOSDetector(3, nb.SimpleBackbone(**options | backbone), head, width=8)
 
 
 def around(ltrb):
@@ -58,6 +70,38 @@ def centerness_by_pencil(left, top, right, bottom):
     return math.sqrt(x[0] / x[1] * y[0] / y[1])
 
 
+# ---------------------------------------------------------------- templates, section 1
+def test_a_set_of_anchors_serves_by_loops(nb):
+    boxes = random_boxes(9)
+    for name, base in product(nb.SETS, (1.0, 3.0)):
+        strides, scales, ratios = nb.SETS[name]
+        anchors = [
+            grid_anchors((128 // s, 128 // s), s, (base * s * k,), (r,))
+            for s, k, r in product(strides, scales, ratios)
+        ]
+        best = torch.stack([ops.box_iou(boxes, a).amax(dim=1) for a in anchors]).amax(dim=0)
+        assert nb.served(boxes, name, base) == pytest.approx((best >= 0.5).float().mean().item())
+
+
+@given(seed=SEEDS, factor=st.sampled_from([0.25, 1.0, 4.0]))
+def test_stretched_boxes_keep_centre_and_area(nb, seed, factor):
+    boxes = random_boxes(7, seed)
+    other = nb.stretched(boxes, factor)
+    assert_close(other[:, :2] + other[:, 2:], boxes[:, :2] + boxes[:, 2:], rtol=1e-4, atol=1e-3)
+    old, new = (b[:, 2:] - b[:, :2] for b in (boxes, other))
+    assert_close(new.prod(dim=1), old.prod(dim=1), rtol=1e-3, atol=1e-3)
+    assert_close(new[:, 0] / new[:, 1], factor * old[:, 0] / old[:, 1], rtol=1e-3, atol=1e-3)
+
+
+@given(seed=SEEDS, stride=st.sampled_from([4, 8, 16]))
+def test_a_location_inside_by_looking_at_all(nb, seed, stride):
+    boxes = random_boxes(12, seed) * tensor([1.0, 1, 0.5, 0.9]) + tensor([0.0, 0, 20, 8])
+    boxes[:, 2:] = torch.maximum(boxes[:, 2:], boxes[:, :2] + 0.5)
+    at = nb.locations(256, 256, stride)
+    inside = (nb.ltrb_of(at[:, None], boxes).amin(dim=2) > 0).any(dim=0)
+    assert nb.with_location(boxes, stride) == pytest.approx(inside.float().mean().item())
+
+
 # ---------------------------------------------------------------- locations, distances, centre-ness
 @pytest.mark.parametrize("stride", [1, 8, 32])
 @pytest.mark.parametrize("height, width", [(96, 160), (128, 128), (97, 131), (33, 7), (1, 1)])
@@ -67,11 +111,20 @@ def test_locations_are_the_centres_of_the_anchors(nb, height, width, stride):
     assert_close(nb.locations(height, width, stride), (anchors[:, :2] + anchors[:, 2:]) / 2)
 
 
+@pytest.mark.parametrize("strides", [(4, 8, 16), (8, 16, 32), (8,)])
+def test_all_locations_stand_level_by_level(nb, strides):
+    at, stride = nb.all_locations(97, 131, strides)
+    levels = [nb.locations(97, 131, s) for s in strides]
+    assert torch.equal(at, torch.cat(levels))
+    assert stride.tolist() == [s for s, level in zip(strides, levels) for _ in level]
+
+
 @given(seed=SEEDS, count=st.integers(0, 20), others=st.integers(1, 9))
 def test_distances_and_boxes_are_inverse(nb, seed, count, others):
     boxes, at = random_boxes(others, seed), random_boxes(count, seed + 1)[:, :2]
-    ltrb = nb.ltrb_of(at, boxes)
-    assert ltrb.shape == (count, others, 4) and nb.ltrb_of(at, boxes[:0]).shape == (count, 0, 4)
+    ltrb = nb.ltrb_of(at[:, None], boxes)
+    assert ltrb.shape == (count, others, 4)
+    assert nb.ltrb_of(at[:, None], boxes[:0]).shape == (count, 0, 4)
     for m, (box, (x1, y1, x2, y2)) in enumerate(zip(boxes, boxes.tolist())):
         assert_close(nb.boxes_of(at, ltrb[:, m]), box.expand(count, 4), atol=1e-4, rtol=0)
         expected = [[x - x1, y - y1, x2 - x, y2 - y] for x, y in at.tolist()]
@@ -86,28 +139,258 @@ def test_centerness_by_the_formula(nb, seed, scale, count):
     assert found.tolist() == pytest.approx(expected, rel=1e-4) and max(expected, default=0) <= 1
     for order in ([2, 1, 0, 3], [0, 3, 2, 1], [1, 0, 3, 2]):  # mirrored, and transposed
         assert_close(nb.centerness_of(ltrb[:, order]), found)
-    assert torch.equal(nb.FCOSLoss.compute_centerness_targets(ltrb), found)
+    assert torch.equal(nb.FCOSLoss().compute_centerness_targets(ltrb), found)
     nasty = tensor([[7.0, 3, 7, 3], [0, 0, 0, 0], [0, 10, 20, 10], [0, 0, 20, 20], [0, 9, 0, 9]])
     assert nb.centerness_of(nasty).tolist() == [1, 0, 0, 0, 0]  # centre, point, edge, corner, line
 
 
+# ---------------------------------------------------------------- who answers for whom
+def assign_by_brute_force(at, stride, boxes, ranges, radius):
+    answers = []
+    for (x, y), s in zip(at.tolist(), stride.tolist()):
+        may, (low, high) = [], ranges[s]
+        for m, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+            off = max(abs(2 * x - x1 - x2), abs(2 * y - y1 - y2)) / 2
+            reach = max(x - x1, y - y1, x2 - x, y2 - y)
+            if x1 < x < x2 and y1 < y < y2 and low <= reach < high and off < radius * s:
+                may.append(((x2 - x1) * (y2 - y1), m))
+        answers.append(min(may)[1] if may else -1)
+    return answers
+
+
+NASTY = {
+    "no objects": [],
+    "a point and a line": [[36, 36, 36, 36], [44, 10, 44, 90]],
+    "one centre": [[20, 30, 84, 70], [30, 20, 74, 80], [40, 40, 64, 60]],
+    "equal areas": [[8, 8, 56, 40], [20, 4, 52, 52], [8, 8, 56, 40]],
+    "on the border": [[0, 0, 40, 30], [100, 80, 160, 96]],
+    "edges on locations": [[12, 12, 44, 44], [8, 8, 88, 88], [16, 16, 80, 80]],
+    "at the limits of ranges": [[20, 20, 44, 44], [16, 16, 64, 64], [0, 0, 88, 88]],
+    "too small for a location": [[5, 5, 5.5, 5.5], [61, 61, 61.9, 61.9]],
+    "many": random_boxes(30, 5).tolist(),
+} | {name: [box] for name, box in NASTY_BOXES.items()}
+EVERY_NASTY = pytest.mark.parametrize("objects", NASTY.values(), ids=NASTY)
+
+
+def quarters(objects):
+    """Boxes on quarters of a pixel, so that areas and distances are exact."""
+    return torch.Tensor(objects).view(-1, 4).mul(4).round().div(4)
+
+
+@EVERY_RULE
+@EVERY_NASTY
+def test_assignment_by_brute_force(nb, rule, objects):
+    boxes, (at, stride) = quarters(objects), nb.all_locations(96, 160)
+    options = {"ranges": nb.RANGES, "radius": nb.RADIUS} | nb.RULES[rule]
+    found = nb.assign(at, stride, boxes, **nb.RULES[rule])
+    assert found.dtype == torch.int64
+    assert found.tolist() == assign_by_brute_force(at, stride, boxes, **options)
+
+
+def test_assignment_by_pencil(nb):
+    at, s = tensor([[12.0, 28], [44, 28], [28, 12], [28, 44], [28, 28], [12.5, 28]]), 8
+    stride, box = torch.full((6,), s), tensor([[12.0, 12, 44, 44]])
+    everywhere = partial(nb.assign, at, stride, radius=math.inf)
+    assert everywhere(box, {s: (0, math.inf)}).tolist() == [-1, -1, -1, -1, 0, 0]  # not on an edge
+    assert everywhere(box, {s: (16.0, 20.0)}).tolist()[4] == 0  # its longest distance is 16
+    assert everywhere(box, {s: (9.0, 16.0)}).tolist()[4] == -1
+    for radius, answer in ((2.0, 0), (15.5 / s, -1)):  # at 15.5 pixels: below the radius
+        assert nb.assign(at, stride, box, {s: (0, 99)}, radius).tolist()[5] == answer
+    pair = tensor([[0.0, 0, 50, 50], [20, 20, 36, 36], [20, 20, 36, 36]])
+    assert everywhere(pair, {s: (0, 99)}).tolist()[4:] == [1, 0]  # the smallest, of equal the first
+
+
+@pytest.mark.parametrize("objects", [random_boxes(6, seed).tolist() for seed in range(4)])
+def test_the_last_wins(nb, objects):
+    boxes, (at, stride) = quarters(objects), nb.all_locations(64, 96)
+    inside = nb.ltrb_of(at[:, None], boxes).amin(dim=2) > 0
+    expected = [max((m for m in range(6) if row[m]), default=-1) for row in inside.tolist()]
+    assert nb.last_wins(at, stride, boxes).tolist() == expected
+    assert (nb.last_wins(at, stride, NO_BOXES) == -1).all()
+
+
+def torchvisions_matches(boxes, size):
+    """Which object each location of torchvision's FCOS answers for: strides 8, 16, 32."""
+    generator, kept = AnchorGenerator(((8,), (16,), (32,)), ((1.0,),) * 3), []
+
+    class Watched(nn.Module):
+        def forward(self, maps):
+            shapes = [m.shape for m in maps]
+            total = sum(s[2] * s[3] for s in shapes)
+            return {name: torch.zeros(1, total, n) for name, n in ANSWERS.items()}
+
+        def compute_loss(self, targets, answers, anchors, matches):
+            kept.append((anchors[0], matches[0]))
+            return {}
+
+    class Maps(nn.Module):
+        out_channels = 1
+
+        def forward(self, images):
+            cells = [[math.ceil(n / s) for n in size] for s in (8, 16, 32)]
+            return {str(i): images.new_zeros(1, 1, *c) for i, c in enumerate(cells)}
+
+    options = {"head": Watched(), "min_size": min(size), "max_size": max(size)}
+    net = FCOS(Maps(), 3, anchor_generator=generator, **options)
+    labels = torch.zeros(len(boxes), dtype=torch.long)
+    net.train()([torch.rand(3, *size)], [{"boxes": boxes, "labels": labels}])
+    return kept[0]
+
+
+ANSWERS = {"cls_logits": 3, "bbox_regression": 4, "bbox_ctrness": 1}
+
+
+def test_assignment_is_torchvisions(nb):
+    """Its locations are the corners of the cells; its ranges 4 to 8 strides, a radius of 1.5."""
+    boxes = random_boxes(9, 3, size=150.0)
+    anchors, expected = torchvisions_matches(boxes, (256, 320))
+    at = (anchors[:, :2] + anchors[:, 2:]) / 2
+    stride = (anchors[:, 2] - anchors[:, 0]).long()
+    ranges = {8: (0.0, 64.0), 16: (64.0, 128.0), 32: (128.0, math.inf)}
+    found = nb.assign(at, stride, boxes, ranges, 1.5)
+    assert (found >= 0).sum() > 20 and torch.equal(found, expected)
+
+
+# ---------------------------------------------------------------- ATSS
+def atss_by_loops(at, stride, boxes, k, side):
+    """Algorithm 1 of Zhang et al. 2020, object by object."""
+    squares = [[x - side / 2 * s, y - side / 2 * s, x + side / 2 * s, y + side / 2 * s]
+               for (x, y), s in zip(at.tolist(), stride.tolist())]  # fmt: skip
+    overlap = iou_by_loops(torch.tensor(squares), boxes).tolist()
+    wants = [[] for _ in at]
+    for m, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+        middle, chosen = ((x1 + x2) / 2, (y1 + y2) / 2), []
+        for s in sorted(set(stride.tolist())):
+            own = [n for n in range(len(at)) if stride[n] == s]
+            chosen += sorted(own, key=lambda n: math.dist(at[n].tolist(), middle))[:k]
+        values = tensor([overlap[n][m] for n in chosen])
+        threshold = (values.mean() + values.std()).item()
+        for n in chosen:
+            x, y = at[n].tolist()
+            if overlap[n][m] >= threshold - 1e-7 and x1 < x < x2 and y1 < y < y2:
+                wants[n].append((-overlap[n][m], m))
+    return [min(w)[1] if w else -1 for w in wants]
+
+
+@pytest.mark.parametrize("k, side", [(9, 3.0), (4, 8.0), (1, 5.0)])
+@pytest.mark.parametrize("seed", range(3))
+def test_atss_by_loops(nb, k, side, seed):
+    at, stride = nb.all_locations(64, 96)
+    boxes = random_boxes(5, seed) + tensor([0.013, 0.027, 0.041, 0.059])  # no two alike
+    found = nb.atss(at, stride, boxes, k, side)
+    assert found.tolist() == atss_by_loops(at, stride, boxes, k, side) and (found >= 0).any()
+
+
+def test_atss_of_nothing_and_of_few_places(nb):
+    at, stride = nb.all_locations(32, 32)  # four locations on the coarsest level: fewer than k
+    assert (nb.atss(at, stride, NO_BOXES) == -1).all()
+    match = nb.atss(at, stride, tensor([[2.0, 2, 30, 30]]))
+    assert set(stride[match == 0].tolist()) == {8} and (match >= -1).all()
+    assert nb.candidates(at, stride, tensor([[2.0, 2, 30, 30]]), 9).sum() == 9 + 9 + 4
+
+
+@EVERY_NASTY
+@pytest.mark.parametrize("rule", ["atss", "last_wins", "assign"])
+def test_every_rule_names_objects_around(nb, rule, objects):
+    boxes, (at, stride) = quarters(objects), nb.all_locations(96, 160)
+    match = getattr(nb, rule)(at, stride, boxes)
+    assert match.shape == (len(at),) and match.dtype == torch.int64
+    mine = match >= 0
+    assert (match < max(1, len(boxes))).all() and (match >= -1).all()
+    assert (nb.ltrb_of(at[mine], boxes[match[mine]]) > 0).all()
+
+
+# ---------------------------------------------------------------- targets of a batch
+@EVERY_RULE
+@pytest.mark.parametrize("counts", [(3, 0, 1), (0, 0), (7, 12)], ids=str)
+def test_targets_of_a_batch(nb, rule, counts):
+    boxes, labels = objects_of(*counts)
+    rule = partial(nb.assign, **nb.RULES[rule])
+    classes, goals = nb.targets_of(boxes, labels, (96, 128), rule)
+    at, stride = nb.all_locations(96, 128)
+    assert classes.shape == (len(counts), len(at)) and goals.shape == (len(counts), len(at), 4)
+    assert classes.dtype == torch.int64
+    for b, k, said, ltrb in zip(boxes, labels, classes, goals):
+        match = rule(at, stride, b)
+        assert said.tolist() == [int(k[m]) if m >= 0 else -1 for m in match.tolist()]
+        mine = match >= 0
+        assert_close(nb.boxes_of(at, ltrb)[mine], b[match[mine]])
+    assert (classes >= 0).any() == (sum(counts) > 0) and goals.isfinite().all()
+
+
+def test_as_many_labels_as_boxes(nb):
+    boxes, labels = objects_of(2, 3)
+    with pytest.raises(ValueError, match="shorter"):
+        nb.targets_of(boxes, labels[:1], (64, 64))
+
+
+def test_the_plain_data_and_its_batches(nb):
+    data, shapes = nb.SyntheticObjectDataset(3, seed=5), ShapesDataset(3, 5, "lecture")
+    samples = [data[i] for i in range(len(data))]
+    images, levels = nb.collate_fn(samples)  # [image][level] -> [level][image]
+    assert torch.equal(images, shapes.images) and len(levels) == 3
+    for (i, target), level in product(enumerate(shapes.targets), range(3)):
+        _, targets, boxes, classes = samples[i]
+        assert_close({"boxes": boxes, "labels": classes}, target)
+        labels, ltrb = (part[i] for part in levels[level])
+        assert torch.equal(labels, targets[level][0]) and torch.equal(ltrb, targets[level][1])
+        assert (ltrb[labels < 0] == 0).all()
+        at = nb.locations(224, 224, data.strides[level])
+        found = nb.boxes_of(at, ltrb)[labels >= 0]
+        distance, own = (found[:, None] - boxes).abs().amax(dim=2).min(dim=1)
+        assert (distance < 1e-3).all() and torch.equal(classes[own], labels[labels >= 0])
+    assert sum((labels >= 0).any(dim=1) for labels, _ in levels).min() > 0
+    labels, ltrb = data.encode_targets(NO_BOXES, torch.zeros(0, dtype=torch.long))[0]
+    assert (labels == -1).all() and not ltrb.any()
+
+
+@EVERY_RULE
+def test_the_census_by_loops(nb, rule):
+    boxes, _ = objects_of(3, 1, 9)
+    options, targets = nb.RULES[rule], [{"boxes": b} for b in boxes]
+    at, stride = nb.all_locations(128, 128)
+    levels, answered, choices = [], set(), 0
+    for i, b in enumerate(boxes):
+        alone = [nb.assign(at, stride, box[None], **options).tolist() for box in b]
+        for n, m in enumerate(nb.assign(at, stride, b, **options).tolist()):
+            if m >= 0:
+                levels.append(stride[n].item())
+                answered.add((i, m))
+                choices += sum(column[n] == 0 for column in alone) > 1
+    per_object, *shares, without, choice = nb.census(targets, **options)
+    assert per_object == f"{len(levels) / 13:.1f}" and without == f"{1 - len(answered) / 13:.1%}"
+    assert shares == [f"{levels.count(s) / len(levels):.0%}" for s in nb.STRIDES]
+    assert choice == f"{choices / len(levels):.1%}"
+
+
 # ---------------------------------------------------------------- backbone, pyramid, head, detector
-@pytest.mark.parametrize("kernel", [7, 3])
+@pytest.mark.parametrize("first", [2, 3])
 @pytest.mark.parametrize("height, width", [(224, 224), (96, 160), (97, 131), (33, 70), (1, 1)])
-def test_strides_and_channels_of_the_backbone(nb, kernel, height, width):
+def test_strides_and_channels_of_the_backbone(nb, first, height, width):
     with torch.device("meta"):
-        backbone = nb.SimpleBackbone(kernel=kernel)
-        maps = backbone(torch.empty(2, 3, height, width))
-        layer, default = nb.SimpleBackbone._make_layer(5, 7, 3, 2), nb.FCOSDetector()
-    assert default.backbone.conv1[0].kernel_size == (7, 7) and not default.normalise
-    assert list(maps) == ["C3", "C4", "C5"] and default.head.distances == "relu"
-    for c, channels, stride in zip(maps.values(), (128, 256, 512), (8, 16, 32)):
-        assert c.shape == (2, channels, math.ceil(height / stride), math.ceil(width / stride))
+        maps = nb.SimpleBackbone(first=first)(torch.empty(2, 3, height, width))
+    assert list(maps) == [f"C{level}" for level in range(first, first + 3)]
+    for (name, c), channels in zip(maps.items(), (128, 256, 512)):
+        s = 2 ** int(name[1])
+        assert c.shape == (2, channels, math.ceil(height / s), math.ceil(width / s))
+
+
+def test_layers_of_the_backbone(nb):
+    with torch.device("meta"):
+        backbone, ours = nb.SimpleBackbone(), nb.SimpleBackbone(**nb.OURS)
+        layer = backbone._make_layer(5, 7, 3, 2)
     convs = [m for m in backbone.modules() if isinstance(m, nn.Conv2d)]
-    assert [c.kernel_size[0] for c in convs] == [kernel] + [3] * 8
+    assert [c.kernel_size[0] for c in convs] == [7] + [3] * 8
     assert [c.stride[0] for c in convs] == [2, 1, 1, 2, 1, 2, 1, 2, 1]
-    assert [type(m) for m in layer] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU] * 3
-    assert [(c.in_channels, c.out_channels) for c in layer[::3]] == [(5, 7), (7, 7), (7, 7)]
+    assert sum(isinstance(m, nn.MaxPool2d) for m in backbone.modules()) == 1
+    assert [type(m) for block in layer for m in block] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU] * 3
+    assert [(b[0].in_channels, b[0].out_channels, b[0].stride) for b in layer] == [
+        (5, 7, (2, 2)),
+        (7, 7, (1, 1)),
+        (7, 7, (1, 1)),
+    ]
+    assert len(ours.layer1) == 0 and [len(ours.layer2), len(ours.layer4)] == [2, 2]
+    assert not any(isinstance(m, nn.MaxPool2d) for m in ours.modules())
 
 
 @pytest.mark.parametrize("height, width", [(12, 20), (13, 17), (1, 9)])
@@ -140,19 +423,17 @@ def test_the_head_as_in_the_paper(nb):
         assert [s.scale.item() for s in h.scales] == [1.0] * levels
     for conv in (*other.cls_tower[::3], *other.reg_tower[::3]):
         assert conv.weight.std().item() == pytest.approx(math.sqrt(2 / (9 * 64)), rel=0.05)
-    with pytest.raises(ValueError, match="exp or relu, got 'softplus'"):
-        nb.FCOSHead(8, 3, groups=2, distances="softplus")
 
 
-@pytest.mark.parametrize("distances", ["exp", "relu"])
-def test_the_head_scales_each_level(nb, distances):
-    head, x = nb.FCOSHead(8, 3, depth=1, groups=2, distances=distances), torch.randn(2, 8, 3, 5)
+@pytest.mark.parametrize("kind", ["FCOSHead", "ReLUHead"])
+def test_the_head_scales_each_level(nb, kind):
+    head, x = getattr(nb, kind)(8, 3, depth=1, groups=2), torch.randn(2, 8, 3, 5)
     nn.init.normal_(head.reg_pred.weight)
     for level, factor in enumerate((0.5, 2.0, -3.0, 1e6)):
         nn.init.constant_(head.scales[level % 3].scale, factor)
         logits, ltrb, centerness = head(x, level % 3)
         raw = factor * head.reg_pred(head.reg_tower(x))
-        assert_close(ltrb, raw.clamp(max=8).exp() if distances == "exp" else raw.clamp(min=0))
+        assert_close(ltrb, raw.clamp(max=8).exp() if kind == "FCOSHead" else raw.clamp(min=0))
         assert torch.equal(logits, head.cls_logits(head.cls_tower(x)))
         assert torch.equal(centerness, head.centerness(head.reg_tower(x)))
         assert [m.shape for m in (logits, ltrb, centerness)] == [(2, c, 3, 5) for c in (3, 4, 1)]
@@ -162,28 +443,46 @@ def test_the_head_scales_each_level(nb, distances):
 
 
 @pytest.mark.parametrize("images, height, width", [(2, 224, 224), (1, 96, 160), (1, 97, 131)])
+@pytest.mark.parametrize("first", [2, 3])
 @torch.no_grad()
-def test_three_lists_of_any_size(nb, images, height, width):
-    model, x = nb.FCOSDetector(**TINY).eval(), torch.randn(images, 3, height, width)
+def test_three_lists_of_any_size(nb, first, images, height, width):
+    model, x = tiny_model(nb, first=first).eval(), torch.randn(images, 3, height, width)
+    strides = [2**first, 2 ** (first + 1), 2 ** (first + 2)]
+    sizes = [(math.ceil(height / s), math.ceil(width / s)) for s in strides]
     lists = model(x)
-    sizes = [(math.ceil(height / s), math.ceil(width / s)) for s in (8, 16, 32)]
+    assert model.strides == strides
     for maps, channels in zip(lists, (3, 4, 1)):
         assert [tuple(m.shape) for m in maps] == [(images, channels, *size) for size in sizes]
-    cells = [len(nb.locations(height, width, s)) for s in nb.FCOSDetector.strides]
-    assert cells == [math.prod(size) for size in sizes] and all((m > 0).any() for m in lists[1])
-    model.normalise = True  # the same numbers, in strides
+    cells = [len(nb.locations(height, width, s)) for s in strides]
+    assert cells == [math.prod(size) for size in sizes] and all((m > 0).all() for m in lists[1])
+    model.strides = [1, 1, 1]  # the same numbers, in pixels
     for before, after in zip(lists, model(x)):
-        factors = (8, 16, 32) if before is lists[1] else (1, 1, 1)
-        assert all(torch.equal(k * b, a) for k, b, a in zip(factors, before, after))
+        factors = strides if before is lists[1] else (1, 1, 1)
+        assert all(torch.equal(b, k * a) for k, b, a in zip(factors, before, after))
+    flat = nb.flatten(lists[1])
+    assert flat.shape == (images, sum(cells), 4)
+    row, column = sizes[1][0] - 1, sizes[1][1] // 2
+    place = cells[0] + row * sizes[1][1] + column
+    assert torch.equal(flat[:, place], lists[1][1][:, :, row, column])
 
 
-@EVERY_RULE
-def test_nothing_is_left_on_the_cpu(nb, pretended_gpu, rule):
-    model = nb.FCOSDetector(**TINY, normalise=True, distances="exp").to("cuda")
-    maps = sum(model(torch.zeros(2, 3, 64, 64, device="cuda")), [])
+def test_the_default_detector_is_slim(nb):
+    with torch.device("meta"):
+        model, pixels = nb.FCOSDetector(), nb.InPixels()
+    assert model.strides == list(nb.STRIDES) and pixels.strides == [1, 1, 1]
+    assert sum(p.numel() for p in model.parameters()) < 500_000
+
+
+def test_nothing_is_left_on_the_cpu(nb, pretended_gpu):
+    model = tiny_model(nb).to("cuda")
+    lists = model(torch.zeros(2, 3, 64, 64, device="cuda"))
     boxes = [torch.tensor([[4.0, 6, 30, 40]] * n, device="cuda").reshape(-1, 4) for n in (2, 0)]
-    matches = sum((nb.assign_levels(b, nb.RULES[rule]) for b in boxes), [])
-    assert [t.device.type for t in (*maps, *matches)] == ["cuda"] * (9 + 6)
+    labels = [torch.zeros(n, dtype=torch.long, device="cuda") for n in (2, 0)]
+    targets = nb.targets_of(boxes, labels, (64, 64))
+    losses = nb.FCOSLoss()(lists, *targets)
+    (found, _) = nb.decode_predictions(lists, (64, 64), threshold=0.0)
+    answers = (*sum(lists, []), *targets, *losses.values(), *found.values())
+    assert [t.device.type for t in answers] == ["cuda"] * (9 + 2 + 3 + 3)
 
 
 # ---------------------------------------------------------------- focal and IoU loss
@@ -193,7 +492,6 @@ def test_focal_loss_is_torchvisions(nb, seed, alpha, gamma):
     z, y = 4 * torch.randn(30, 3, generator=g), torch.randint(0, 2, (30, 3), generator=g).float()
     expected = ops.sigmoid_focal_loss(z, y, alpha, gamma, reduction="sum")
     assert_close(nb.FocalLoss(alpha, gamma)(z, y), expected, rtol=1e-4, atol=1e-4)
-    assert nb.FocalLoss()(z, y) == nb.FocalLoss(0.25, 2.0)(z, y)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.3, 0.5, 1.0, 2.0])
@@ -201,7 +499,7 @@ def test_focal_loss_is_torchvisions(nb, seed, alpha, gamma):
 def test_extreme_logits_have_finite_gradients(nb, gamma, size):
     y = tensor([1.0, 0, 1, 0])  # weights 0.25, 0.75, 0.25, 0.75
     z = (size * (2 * y - 1)).requires_grad_()
-    loss = nb.FocalLoss(gamma=gamma)(z, y)
+    loss = nb.FocalLoss(0.25, gamma)(z, y)
     loss.backward()
     assert z.grad.isfinite().all() and loss.item() == pytest.approx(max(0, -2 * size), 1e-4, 1e-2)
 
@@ -210,264 +508,154 @@ def test_extreme_logits_have_finite_gradients(nb, gamma, size):
 def test_iou_of_distances_is_torchvisions(nb, seed, scale):
     g = torch.Generator().manual_seed(seed)
     a, b = (torch.rand(20, 4, generator=g) * 50 + 0.5 for _ in range(2))
-    weights, expected = torch.rand(20, generator=g), ops.box_iou(around(a), around(b)).diagonal()
+    expected = ops.box_iou(around(a), around(b)).diagonal()
     assert_close(nb.IoULoss.iou(scale * a, scale * b), expected, atol=1e-4, rtol=0)
     assert_close(nb.IoULoss()(a, b), (1 - expected).sum(), rtol=1e-4, atol=1e-4)
-    for kind, losses in (("linear", 1 - expected), ("log", -expected.log())):
-        found = nb.IoULoss(kind)(a, b, weights)
-        assert_close(found, (losses * weights).sum(), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("unit", [1 / 128, 1 / 4000, 1e-4])
+@pytest.mark.parametrize("unit", [1 / 128, 1 / 4000, 1e-3])
 def test_iou_of_distances_in_any_unit(nb, unit):
     a, b = tensor([[3.0, 1, 2, 4]]), tensor([[2.0, 2, 2, 3]])
-    assert_close(nb.IoULoss.iou(a * unit, b * unit), nb.IoULoss.iou(a, b), atol=1e-5, rtol=0)
-    assert_close(nb.IoULoss.iou(a * unit, a * unit), torch.ones(1), atol=1e-5, rtol=0)
+    assert_close(nb.IoULoss.iou(a * unit, b * unit), nb.IoULoss.iou(a, b), atol=1e-3, rtol=0)
+    assert_close(nb.IoULoss.iou(a * unit, a * unit), torch.ones(1), atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("kind, worst", [("linear", 1.0), ("log", -math.log(1e-6))])
-def test_distances_of_zero_are_survived(nb, kind, worst):
+def test_distances_of_zero_are_survived(nb):
     nothing, line, box = torch.zeros(1, 4), tensor([[0.0, 3, 0, 3]]), torch.full((1, 4), 5.0)
     for pred, target in product((nothing, line, box), repeat=2):
         said = pred.clone().requires_grad_()
-        loss = nb.IoULoss(kind)(said, target)
+        loss = nb.IoULoss()(said, target)
         loss.backward()
-        assert loss.item() == pytest.approx(0 if pred is target is box else worst)
+        assert loss.item() == pytest.approx(0 if pred is target is box else 1)
         assert said.grad.isfinite().all()
-    assert nb.IoULoss(kind)(nothing[:0], nothing[:0]) == 0
-    with pytest.raises(ValueError, match="linear or log, got 'giou'"):
-        nb.IoULoss("giou")
-
-
-# ---------------------------------------------------------------- who answers for whom
-def options_of(nb, rule, level):
-    return nb.RULES[rule] | {"limits": nb.RULES[rule]["limits"][level]}
-
-
-def assign_by_brute_force(at, boxes, stride, limits, radius=math.inf, smallest=True):
-    answers = []
-    for x, y in at.tolist():
-        candidates = []
-        for m, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
-            off = max(abs(2 * x - x1 - x2), abs(2 * y - y1 - y2)) / 2
-            reach = max(x - x1, y - y1, x2 - x, y2 - y)
-            inside = x1 < x < x2 and y1 < y < y2
-            if inside and limits[0] <= reach < limits[1] and off < radius * stride:
-                candidates.append(((x2 - x1) * (y2 - y1) if smallest else -m, m))
-        answers.append(min(candidates)[1] if candidates else -1)
-    return answers
-
-
-NASTY = {
-    "no objects": [],
-    "a point and a line": [[36, 36, 36, 36], [44, 10, 44, 90]],
-    "one centre": [[20, 30, 84, 70], [30, 20, 74, 80], [40, 40, 64, 60]],
-    "equal areas": [[8, 8, 56, 40], [20, 4, 52, 52], [8, 8, 56, 40]],
-    "on the border": [[0, 0, 40, 30], [100, 80, 160, 96]],
-    "edges on locations": [[12, 12, 44, 44], [8, 8, 88, 88], [16, 16, 80, 80]],
-    "at the limits of ranges": [[20, 20, 68, 68], [16, 16, 104, 104], [0, 0, 88, 88]],
-    "too small for a location": [[5, 5, 11, 11], [61, 61, 63, 63]],
-    "many": random_boxes(30, 5).tolist(),
-} | {name: [box] for name, box in NASTY_BOXES.items()}
-
-
-@EVERY_RULE
-@pytest.mark.parametrize("objects", NASTY.values(), ids=NASTY)
-def test_assignment_by_brute_force(nb, rule, objects):
-    boxes, size = (
-        torch.Tensor(objects).view(-1, 4).mul(4).round().div(4),
-        (96, 160),
-    )  # areas are exact
-    for level, match in enumerate(nb.assign_levels(boxes, nb.RULES[rule], size)):
-        at = nb.locations(*size, nb.STRIDES[level])
-        options = options_of(nb, rule, level)
-        expected = assign_by_brute_force(at, boxes, nb.STRIDES[level], **options)
-        assert match.tolist() == expected and match.dtype == torch.int64
-        assert nb.assign_slowly(at, boxes, nb.STRIDES[level], **options) == expected
-
-
-def test_assignment_by_pencil(nb):
-    at = tensor([[12.0, 28], [44, 28], [28, 12], [28, 44], [28, 28], [12.5, 28]])
-    box = tensor([[12.0, 12, 44, 44]])
-    for assign in (nb.assign, nb.assign_slowly):
-        assert list(assign(at, box, 8)) == [-1, -1, -1, -1, 0, 0]  # on an edge is not inside
-        in_range = [*assign(at[4:5], box, 8, (16.0, 20.0)), *assign(at[4:5], box, 8, (9.0, 16.0))]
-        near = [*assign(at[5:], box, 8, radius=2.0), *assign(at[5:], box, 8, radius=15.5 / 8)]
-        assert in_range == near == [0, -1]  # at 16 px: in [16, 20); at 15.5 px: below the radius
-        pair = tensor([[0.0, 0, 50, 50], [20, 20, 36, 36], [20, 20, 36, 36]])
-        assert list(assign(at[4:], pair, 8)) == [1, 0]  # the smallest, of equal ones the first
-        assert list(assign(at[4:], pair, 8, smallest=False)) == [2, 0]  # the last
-
-
-# ---------------------------------------------------------------- targets, data set, batches
-@EVERY_RULE
-@pytest.mark.parametrize("counts", [(3, 0, 1), (0, 0), (7, 12)], ids=str)
-def test_targets_of_a_batch(nb, rule, counts):
-    (boxes, classes), data = objects_of(*counts), nb.SyntheticObjectDataset(0, rule)
-    data.shapes.image_size = 128
-    levels, positives = nb.targets_of(boxes, classes, nb.RULES[rule]), 0
-    for (i, b), level in product(enumerate(boxes), range(3)):
-        labels, ltrb = (part[i] for part in levels[level])
-        match, at = nb.assign_levels(b, nb.RULES[rule])[level], nb.locations(128, 128, 8 * 2**level)
-        positive, alone = match >= 0, data.encode_targets(b, classes[i])[level]
-        expected = [int(classes[i][m]) if m >= 0 else -1 for m in match]
-        assert labels.tolist() == alone[0].tolist() == expected and labels.dtype == torch.int64
-        assert_close(nb.boxes_of(at, ltrb)[positive], b[match[positive]])
-        assert torch.equal(alone[1][positive], ltrb[positive]) and ltrb.shape == alone[1].shape
-        assert (alone[1][~positive] == 0).all()
-        positives += int(positive.sum())
-    assert (positives > 0) == (sum(counts) > 0)
-
-
-@EVERY_RULE
-def test_targets_of_other_types(nb, rule):
-    boxes, labels = objects_of(3, 0, 5)
-    expected = nb.targets_of(boxes, labels, nb.RULES[rule])
-    others = [b.double() for b in boxes], [c.int() for c in labels]
-    assert_close(nb.targets_of(*others, nb.RULES[rule]), expected)
-
-
-@EVERY_RULE
-@pytest.mark.parametrize("size", WIDE_AND_HIGH)
-def test_targets_of_images_that_are_not_square(nb, few_images, rule, size):
-    data = stretched(few_images, *size)
-    boxes, labels = ([t[key] for t in data.targets] for key in ("boxes", "labels"))
-    levels = nb.targets_of(boxes, labels, nb.RULES[rule], size)
-    for (i, b), level in product(enumerate(boxes), range(3)):
-        match = nb.assign_levels(b, nb.RULES[rule], size)[level]
-        at, positive = nb.locations(*size, 8 * 2**level), match >= 0
-        kinds, ltrb = (part[i] for part in levels[level])
-        assert_close(nb.boxes_of(at, ltrb)[positive], b[match[positive]])
-        assert kinds.tolist() == [int(labels[i][m]) if m >= 0 else -1 for m in match]
-    per_image = sum(int((kinds >= 0).sum()) for kinds, _ in levels) / len(boxes)
-    assert nb.count_positives(data.targets, nb.RULES[rule], size)["per image"] == per_image
-
-
-@EVERY_RULE
-def test_the_texts_data_and_its_batches(nb, rule):
-    data, shapes = nb.SyntheticObjectDataset(3, rule, seed=5), ShapesDataset(3, 5, "lecture")
-    samples = [data[i] for i in range(len(data))]
-    images, by_level = nb.collate_fn(samples)  # [image][level] -> [level][image]
-    assert torch.equal(images, shapes.images) and len(by_level) == 3
-    for (i, target), level in product(enumerate(shapes.targets), range(3)):
-        _, targets, boxes, classes = samples[i]
-        assert_close({"boxes": boxes, "labels": classes}, target)
-        labels, ltrb = (part[i] for part in by_level[level])
-        assert torch.equal(labels, targets[level][0]) and torch.equal(ltrb, targets[level][1])
-        found = nb.boxes_of(nb.locations(224, 224, nb.STRIDES[level]), ltrb)[labels >= 0]
-        distance, own = (found[:, None] - boxes).abs().amax(dim=2).min(dim=1)
-        assert (distance < 1e-3).all() and torch.equal(classes[own], labels[labels >= 0])
-    assert sum((labels >= 0).any(dim=1) for labels, _ in by_level).min() > 0
-
-
-@EVERY_RULE
-def test_counts_by_loops(nb, rule):
-    reach, answered, shared, (boxes, _) = [[], [], []], set(), 0, objects_of(3, 0, 9)
-    for (i, b), (level, stride) in product(enumerate(boxes), enumerate(nb.STRIDES)):
-        at, options = nb.locations(128, 128, stride), options_of(nb, rule, level)
-        alone = [assign_by_brute_force(at, box[None], stride, **options) for box in b]
-        shared += sum(column.count(0) > 1 for column in zip(*alone))
-        for n, m in enumerate(nb.assign(at, b, stride, **options).tolist()):
-            if m >= 0:
-                reach[level].append(nb.ltrb_of(at[n : n + 1], b)[0, m].max().item())
-                answered.add((i, m))
-    assert shared > 0 or "radius" in nb.RULES[rule]
-    found = nb.count_positives([{"boxes": b} for b in boxes], nb.RULES[rule])
-    total = sum(map(len, reach))
-    assert found["levels"] == pytest.approx([len(r) / total for r in reach])
-    numbers = 1 - len(answered) / 12, shared / total, total / 3
-    assert [found[k] for k in ("lonely", "ambiguous", "per image")] == pytest.approx(numbers)
-    assert found["mean"] == pytest.approx([sum(r) / max(1, len(r)) for r in reach])
+    assert nb.IoULoss()(nothing[:0], nothing[:0]) == 0
 
 
 # ---------------------------------------------------------------- the loss over all levels
-def random_batch(shares):
-    """Answers and targets in which about that share of the locations of each level is positive."""
-    lists, targets = ([], [], []), []
-    for (rows, columns), share in zip(((3, 4), (2, 3), (1, 2)), shares):
-        for maps, channels in zip(lists, (3, 4, 1)):
-            values = torch.randn(2, channels, rows, columns)
-            maps.append((20 * values.abs() + 1 if channels == 4 else values).requires_grad_())
-        labels = torch.randint(0, 3, (2, rows * columns))
-        labels[torch.rand(labels.shape) >= share] = -1
-        targets.append((labels, torch.rand(*labels.shape, 4) * 30 + 1))
-    return lists, targets
+SHAPES = ((3, 4), (2, 3), (1, 2))  # cells of three levels
 
 
-def losses_by_loops(lists, targets, gamma=2.0, kind="linear", per_level=False, **switches):
-    sums, counts = [], []
-    for level, (labels, goals) in enumerate(targets):
-        logits, ltrb, quality = (maps[level].detach() for maps in lists)
-        focal, boxes, weights, centre = 0.0, [], [], 0.0
-        images, _, rows, columns = logits.shape
-        for n, i, j in product(range(images), range(rows), range(columns)):
-            label, goal = int(labels[n, i * columns + j]), goals[n, i * columns + j]
-            truth = tensor([float(k == label) for k in range(3)])
-            focal += ops.sigmoid_focal_loss(logits[n, :, i, j], truth, 0.25, gamma, "sum").item()
-            if label >= 0:
-                iou = ops.box_iou(around(ltrb[n, :, i, j][None]), around(goal[None])).item()
-                boxes.append(1 - iou if kind == "linear" else -math.log(iou))
-                target = centerness_by_pencil(*goal.tolist())
-                weights.append(target if switches.get("weighted", False) else 1.0)
-                p = 1 / (1 + math.exp(-quality[n, 0, i, j]))
-                centre -= target * math.log(p) + (1 - target) * math.log(1 - p)
-        box = sum(w * b for w, b in zip(weights, boxes)) * len(boxes) / max(1e-9, sum(weights))
-        sums.append([focal, box, centre * switches.get("centerness", True)])
-        counts.append(len(boxes))
-    by = [3 * max(1, n) if per_level else max(1, sum(counts)) for n in counts]
-    return [sum(s[k] / n for s, n in zip(sums, by)) for k in range(3)]
-
-
-OPTIONS = [{}, {"per_level": True, "weighted": True}, {"per_level": True}, {"kind": "log"}]
-OPTIONS += [{"weighted": True}, {"centerness": False, "weighted": True}, {"gamma": 0.5}]
-SHARES = [(0.5, 0.5, 0.5), (0.3, 0.0, 1.0), (0.0, 0.0, 0.9), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)]
-
-
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("shares", SHARES, ids=str)
-def test_the_loss_by_loops(nb, options, shares):
-    (lists, targets), criterion = random_batch(shares), nb.FCOSLoss(**options)
-    total, parts = criterion(lists, targets)
-    found, used = [p.item() for p in parts.values()], options.get("centerness", True)
-    assert list(parts) == ["focal", "iou", "centerness"]
-    assert total.item() == pytest.approx(sum(found))
-    assert found == pytest.approx(losses_by_loops(lists, targets, **options), rel=1e-4)
-    assert [v > 0 for v in found] == [True, any(shares), any(shares) and used]
-    turned = ([[m.flip(0) for m in maps] for maps in column] for column in (lists, targets))
-    assert_close(criterion(*turned)[0], total)  # the order of the images does not matter
-    total.backward()
-    for level, (labels, _) in enumerate(targets):
-        gradients = [maps[level].grad.flatten(2).transpose(1, 2) for maps in lists]
-        assert all(g.isfinite().all() for g in gradients) and (gradients[0] != 0).all()
-        assert torch.equal((gradients[1] != 0).any(dim=2), labels >= 0)  # only positives hear
-        assert (gradients[2][labels < 0] == 0).all()
-
-
-# ---------------------------------------------------------------- from distances to boxes, training
-def maps_of(nb, boxes, labels, size, rule):
-    """What a perfect network answers: lists by level."""
+def random_batch(share, images=2):
+    """Answers and targets in which about that share of the locations is positive."""
     lists = ([], [], [])
-    for stride, match in zip(nb.STRIDES, nb.assign_levels(boxes, nb.RULES[rule], size)):
-        own, positive = match.clamp(min=0), match >= 0
-        ltrb = nb.ltrb_of(nb.locations(*size, stride), boxes)[torch.arange(len(own)), own]
-        logits = torch.full((len(own), 3), -20.0)
-        logits[positive, labels[own][positive]] = 20.0
-        centerness = nb.centerness_of(ltrb.clamp(min=0)).logit(eps=1e-6)[:, None]
-        for maps, column in zip(lists, (logits, ltrb.clamp(min=0), centerness)):
-            maps.append(column.T.reshape(1, -1, *(math.ceil(n / stride) for n in size)))
+    for rows, columns in SHAPES:
+        for maps, channels in zip(lists, (3, 4, 1)):
+            values = torch.randn(images, channels, rows, columns)
+            maps.append((20 * values.abs() + 1 if channels == 4 else values).requires_grad_())
+    count = sum(rows * columns for rows, columns in SHAPES)
+    classes = torch.randint(0, 3, (images, count))
+    classes[torch.rand(classes.shape) >= share] = -1
+    return lists, classes, torch.rand(*classes.shape, 4) * 30 + 1
+
+
+def losses_by_loops(lists, classes, goals, alpha=0.5, gamma=0.5):
+    focal = box = centre = 0.0
+    for image in range(len(classes)):
+        place = 0
+        for logits, ltrb, quality in zip(*lists):
+            for i, j in product(*map(range, logits.shape[2:])):
+                label, goal = int(classes[image, place]), goals[image, place]
+                truth = tensor([float(k == label) for k in range(3)])
+                z = logits[image, :, i, j].detach()
+                focal += ops.sigmoid_focal_loss(z, truth, alpha, gamma, "sum").item()
+                if label >= 0:
+                    said = ltrb[image, :, i, j].detach()
+                    box += 1 - ops.box_iou(around(said[None]), around(goal[None])).item()
+                    target = centerness_by_pencil(*goal.tolist())
+                    p = 1 / (1 + math.exp(-quality[image, 0, i, j].item()))
+                    centre -= target * math.log(p) + (1 - target) * math.log(1 - p)
+                place += 1
+    return [part / max(1, int((classes >= 0).sum())) for part in (focal, box, centre)]
+
+
+@pytest.mark.parametrize("share", [0.4, 0.05, 1.0, 0.0])
+@pytest.mark.parametrize("options", [{}, {"alpha": 0.25, "gamma": 2.0}], ids=str)
+def test_the_loss_by_loops(nb, options, share):
+    lists, classes, goals = random_batch(share)
+    parts = nb.FCOSLoss(**options)(lists, classes, goals)
+    assert list(parts) == ["focal", "iou", "centerness"]
+    found = [part.item() for part in parts.values()]
+    assert found == pytest.approx(losses_by_loops(lists, classes, goals, **options), rel=1e-4)
+    some = bool((classes >= 0).any())
+    assert [v > 0 for v in found] == [True, some, some]
+    turned = [[m.flip(0) for m in maps] for maps in lists], classes.flip(0), goals.flip(0)
+    assert_close(nb.FCOSLoss(**options)(*turned), parts)  # the order of the images is no matter
+    sum(parts.values()).backward()
+    logits, ltrb, centerness = (nb.flatten([m.grad for m in maps]) for maps in lists)
+    assert (logits != 0).all() and all(g.isfinite().all() for g in (logits, ltrb, centerness))
+    assert torch.equal((ltrb != 0).any(dim=2), classes >= 0)  # only positives hear
+    assert (centerness[classes < 0] == 0).all()
+
+
+def test_the_sum_of_the_parts_has_no_other_divisor(nb):
+    """Each positive weighs the same, whatever its level."""
+    lists, classes, goals = random_batch(0.5)
+    nb.FCOSLoss()(lists, classes, goals)["centerness"].backward()
+    slopes = nb.flatten([m.grad for m in lists[2]])[..., 0][classes >= 0]
+    said = nb.flatten(lists[2])[..., 0][classes >= 0].sigmoid()
+    expected = (said - nb.centerness_of(goals[classes >= 0])) / (classes >= 0).sum()
+    assert_close(slopes, expected)
+
+
+@pytest.mark.parametrize("kind", OTHER_FLOATS, ids=str)
+def test_other_floats_give_the_loss_and_boxes_of_float32(nb, kind):
+    lists, classes, goals = random_batch(0.5)
+    halves = [[m.detach().to(kind) for m in maps] for maps in lists]
+    floats = [[m.float() for m in maps] for maps in halves]
+    assert_close(*(nb.FCOSLoss()(maps, classes, goals) for maps in (halves, floats)))
+    strides = (8, 12, 24)  # of maps of 3 x 4, 2 x 3 and 1 x 2 cells
+    answers = [
+        nb.decode_predictions(maps, (24, 32), strides, threshold=0.0) for maps in (halves, floats)
+    ]
+    assert_close(*answers)
+    assert len(answers[0][0]["boxes"]) > 0
+
+
+def test_centerness_and_reach_of_the_positives(nb, few, few_images):
+    at, stride = nb.all_locations(128, 128)
+    for options in nb.RULES.values():
+        places, reach = [], []
+        for target in few_images.targets:
+            match = nb.assign(at, stride, target["boxes"], **options)
+            mine = match >= 0
+            ltrb = nb.ltrb_of(at[mine], target["boxes"][match[mine]])
+            places += [centerness_by_pencil(*row) for row in ltrb.tolist()]
+            reach += (ltrb.amax(dim=1) / stride[mine]).tolist()
+        found = nb.of_positives(options)
+        assert found[0].tolist() == pytest.approx(places, 1e-4)
+        assert found[1].tolist() == pytest.approx(reach, 1e-4)
+
+
+def test_shares_below(nb):
+    values, grid = tensor([3.0, 1, 2, 2]), tensor([0.0, 1, 1.5, 2, 2.5, 9])
+    assert nb.shares_below(values, grid).tolist() == [0, 0, 0.25, 0.25, 0.75, 1]
+
+
+# ---------------------------------------------------------------- from distances to boxes
+def perfect(nb, boxes, labels, size, rule):
+    """What a perfect network answers for one image: three lists of maps."""
+    classes, goals = nb.targets_of([boxes], [labels], size, rule)
+    logits = 40.0 * F.one_hot(classes + 1, 4)[..., 1:] - 20.0
+    quality = nb.centerness_of(goals.clamp(min=0))[..., None].logit(eps=1e-6)
+    cells = [[math.ceil(n / s) for n in size] for s in nb.STRIDES]
+    lists = []
+    for flat in (logits, goals.clamp(min=0), quality):
+        parts = flat.split([math.prod(c) for c in cells], dim=1)
+        lists.append([p.transpose(1, 2).unflatten(2, c) for p, c in zip(parts, cells)])
     return lists
 
 
-@EVERY_RULE
+@pytest.mark.parametrize("rule", ["assign", "atss", "last_wins"])
 @pytest.mark.parametrize("size", [(96, 160), (97, 131), (128, 128)], ids=str)
 def test_reading_is_the_inverse_of_writing(nb, rule, size):
     boxes = tensor([[10.0, 10, 40, 34], [50, 20, 120, 90], [4, 60, 20, 92]])
-    (found,) = nb.decode_predictions(maps_of(nb, boxes, tensor([2, 0, 1]), size, rule), size)
+    lists = perfect(nb, boxes, tensor([2, 0, 1]), size, getattr(nb, rule))
+    (found,) = nb.decode_predictions(lists, size)
     overlap, own = ops.box_iou(boxes, found["boxes"]).max(dim=1)
     assert (overlap > 0.999).all() and found["labels"][own].tolist() == [2, 0, 1] and len(own) == 3
 
 
-@pytest.mark.parametrize("use, iou", [(True, None), (True, 0.3), (False, 0.5), (False, None)])
+@pytest.mark.parametrize("use, iou", [(True, 0.3), (False, 0.5), (True, 1.0)])
 @pytest.mark.parametrize("threshold, top", [(0.05, 1000), (0.4, 100), (0.1, 5), (1.0, 100)])
 @pytest.mark.parametrize("size", [(40, 56), (33, 70)], ids=str)
 def test_decoding_by_loops(nb, size, use, iou, threshold, top):
@@ -488,200 +676,125 @@ def test_decoding_by_loops(nb, size, use, iou, threshold, top):
         rows = sorted((r for r in rows if r[0] > threshold), key=lambda r: -r[0])
         scores, boxes = tensor([r[0] for r in rows]), tensor([r[1] for r in rows]).view(-1, 4)
         labels = tensor([r[2] for r in rows], dtype=torch.long)
-        keep = nms_by_loops(boxes, scores, labels, iou) if iou else slice(None)
-        assert_close([*found[n].values()], [v[keep][:top] for v in (boxes, scores, labels)])
+        keep = nms_by_loops(boxes, scores, labels, iou)
+        expected = [column[keep][:top] for column in (boxes, scores, labels)]
+        assert_close([*found[n].values()], expected)
         assert (len(found[n]["boxes"]) > 0) == (threshold < 1)
 
 
-@pytest.mark.parametrize("kind", OTHER_FLOATS, ids=str)
-def test_other_floats_give_the_loss_and_boxes_of_float32(nb, kind):
-    lists, targets = random_batch((0.5, 0.5, 0.5))
-    halves = [[m.detach().to(kind) for m in maps] for maps in lists]
-    floats = [[m.float() for m in maps] for maps in halves]
-    others = [(labels.int(), goals.double()) for labels, goals in targets]
-    for options in ({}, {"per_level": True, "weighted": True}, {"kind": "log"}):
-        found, expected = (
-            nb.FCOSLoss(**options)(*pair) for pair in ((halves, others), (floats, targets))
-        )
-        assert_close(found, expected)
-    strides = (8, 12, 24)  # of maps of 3 x 4, 2 x 3 and 1 x 2 cells
-    answers = [
-        nb.decode_predictions(maps, (24, 32), strides, threshold=0.0) for maps in (halves, floats)
-    ]
-    assert_close(*answers)
-    assert len(answers[0][0]["boxes"]) > 0
-
-
+@torch.no_grad()
 def test_no_image_no_detections(nb):
-    model, none = nb.FCOSDetector(**TINY), torch.zeros(0, 3, 64, 96)
-    assert nb.detector_of(model)(none) == []
-
-
-@pytest.mark.parametrize("size", WIDE_AND_HIGH)
-def test_training_on_images_that_are_not_square(nb, few_images, monkeypatch, size):
-    for name in ("train_set", "test_set"):
-        monkeypatch.setattr(nb, name, stretched(few_images, *size))
-    monkeypatch.setattr(nb, "slim_fcos", tiny_fcos(nb))
-    model, history = nb.train_on_benchmark(1)
-    assert all(math.isfinite(v[0]) for v in history.columns().values())
-    assert len(nb.box_quality(model)[0]) > 0 and nb.first_gradient("exp", True, 0)[2] > 0
-    assert len(nb.draw_rules(0, RULES[1:3]).axes) == 6
-    monkeypatch.setattr(nb, "model", model, raising=False)
-    extents = [ax.images[0].get_extent() for ax in nb.draw_scores(1).axes[:3]]
-    assert extents == [[-0.5, size[1] - 0.5, size[0] - 0.5, -0.5]] * 3
+    assert nb.detector_of(tiny_model(nb))(torch.zeros(0, 3, 64, 96)) == []
 
 
 @torch.no_grad()
-def test_a_model_becomes_a_detector(nb, few_images):
-    model, x = (
-        nb.FCOSDetector(**TINY, normalise=True, distances="exp", pi=0.4),
-        torch.randn(2, 3, 97, 131),
-    )
-    found = nb.detector_of(model.train(), threshold=0.1, top=7)(x)
-    assert not model.training and [len(f["boxes"]) for f in found] == [7, 7]
+def test_a_model_becomes_a_detector(nb):
+    model, x = tiny_model(nb, pi=0.4).eval(), torch.randn(2, 3, 97, 131)
+    found = nb.detector_of(model, threshold=0.1, top=7)(x)
+    assert [len(f["boxes"]) for f in found] == [7, 7]
     assert_close(found, nb.decode_predictions(model(x), (97, 131), threshold=0.1, top=7))
-    metrics, detections = nb.evaluate(model, threshold=0.1)
-    assert 0 <= metrics["AP"] <= 1 and len(detections) == 4
 
 
-@pytest.mark.parametrize("factor, quality", [(1.0, 1.0), (0.5, 0.25)])
-def test_quality_of_known_boxes(nb, few_images, factor, quality):
-    answers, rule, positives = [], "+ ranges (paper)", 0
-    for t in few_images.targets:
-        lists = maps_of(nb, t["boxes"], t["labels"], (128, 128), rule)
-        answers.append((lists[0], [factor * m for m in lists[1]], lists[2]))
-        positives += sum((m >= 0).sum() for m in nb.assign_levels(t["boxes"], nb.RULES[rule]))
-    found, centre = nb.box_quality(lambda _: answers.pop(0))
-    assert_close(found, torch.full_like(found, quality))
-    assert len(found) == len(centre) == positives and 0 < centre.min() and centre.max() <= 1
+# ---------------------------------------------------------------- training
+@EVERY_NASTY
+def test_nasty_objects_leave_the_model_a_step(nb, objects):
+    model, boxes = tiny_model(nb).train(), torch.Tensor(objects).view(-1, 4)
+    labels = torch.arange(len(boxes)) % 3
+    for rule in (nb.assign, nb.atss, nb.last_wins):
+        targets = nb.targets_of([boxes, NO_BOXES], [labels, labels[:0]], (96, 160), rule)
+        losses = nb.FCOSLoss()(model(torch.randn(2, 3, 96, 160)), *targets)
+        assert all(loss.isfinite() and loss.ndim == 0 for loss in losses.values())
+        sum(losses.values()).backward()
+    assert finite_gradients(model)
 
 
-def tiny_fcos(nb):
-    def build(normalise=True, distances="exp"):
-        return nb.FCOSDetector(**TINY | {"normalise": normalise, "distances": distances})
-
-    return build
-
-
-def test_the_first_gradient_by_hand(nb, few_images, monkeypatch):
-    monkeypatch.setattr(nb, "slim_fcos", tiny_fcos(nb))
-    flat, iou, norm = nb.first_gradient("exp", True, 0)
-    assert flat == 0 and 0.05 < iou < 0.9 and norm > 0
-    assert nb.first_gradient("exp", False, 0)[1] < iou  # boxes of two pixels
-    assert nb.first_gradient("relu", False, 0)[0] > 0
-
-
-def test_every_variant_takes_two_steps(nb, few_images, monkeypatch):
-    for name, value in {"SHORT": 2, "runs": {}, "models": {}}.items():
-        monkeypatch.setattr(nb, name, value, raising=False)
-    monkeypatch.setattr(nb, "slim_fcos", tiny_fcos(nb))
-    variants = nb.FORM_VARIANTS | nb.RULE_VARIANTS
-    for name, options in ({"FCOS": {}} | variants).items():
-        nb.short_run(name, **options)
-        assert 0 <= nb.runs[name, 0]["AP"] <= 1 and not nb.models[name, 0].training
-    ways = {(m.head.distances, m.normalise) for m in nb.models.values()}
-    assert ways == set(product(("exp", "relu"), (True, False)))
-    assert len(nb.models) == 1 + len(variants)
-    scales = {
-        name: [s.scale.requires_grad for s in nb.models[name, 0].head.scales] for name in variants
-    }
-    assert [name for name, learns in scales.items() if not any(learns)] == [
-        "exp, pixels, scales frozen"
-    ]
-
-
-def test_training_learns_and_repeats(nb, few_images, monkeypatch):
-    monkeypatch.setattr(nb, "slim_fcos", tiny_fcos(nb))
-    trained = [nb.train_on_benchmark(12, seed) for seed in (None, 0, 1)]
+def test_training_learns_and_repeats(nb, few):
+    trained = [nb.train_fcos(10, seed, lambda: tiny_model(nb)) for seed in (0, 0, 1)]
     weights = [model.head.reg_pred.weight for model, _ in trained]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
-    for _, history in trained:
-        assert list(history.columns()) == ["focal", "iou", "centerness"]
+    for model, history in trained:
+        assert not model.training and list(history.columns()) == ["focal", "iou", "centerness"]
         totals = [sum(parts) for parts in zip(*history.columns().values())]
-        assert len(totals) == 12 and sum(totals[-3:]) < 0.95 * sum(totals[:3])
-    model, history = nb.train_fcos(1, num_samples=3, batch_size=2)  # the text's
-    assert list(history) == ["focal", "iou", "centerness"] and isinstance(model, nb.FCOSDetector)
-    assert all(len(h) == 1 and 0 < h[0] < math.inf for h in history.values())
+        assert len(totals) == 10 and sum(totals[-3:]) < 0.97 * sum(totals[:3])
 
 
-# ---------------------------------------------------------------- figures and exercises
-@pytest.mark.parametrize("use, threshold", [("yes", 0.05), ("no", 0.9)])
-def test_locations_and_scores_are_drawn(nb, few_images, monkeypatch, use, threshold):
-    places = {
-        (64, 64): "1.00, answers on P4",
-        (40, 64): "answers on P4",
-        (32, 64): "answers on P5",
-        (0, 0): "outside",
-    }
-    for (x, y), title in (places | {(29, 64): "outside", (64, 89): "outside"}).items():
-        (ax,) = nb.draw_location(x, y).axes
-        assert title in ax.get_title() and len(ax.texts) == (0 if title == "outside" else 4)
-    assert len(nb.draw_rules(0, RULES[1:3]).axes) == 6
-    model = nb.FCOSDetector(**TINY, pi=0.5, distances="exp")
+def test_the_rule_and_the_loss_reach_the_training(nb, few):
+    asked = []
+
+    def nobody(at, stride, boxes):
+        asked.append(len(boxes))
+        return torch.full_like(stride, -1)
+
+    _, history = nb.train_fcos(1, 0, lambda: tiny_model(nb), nb.FCOSLoss(0.25, 2.0), nobody)
+    assert len(asked) == 4 and history["iou"] == history["centerness"] == [0.0]
+
+
+@pytest.mark.parametrize("size", WIDE_AND_HIGH)
+def test_images_that_are_not_square(nb, few_images, monkeypatch, size):
+    for name in ("train_set", "test_set"):
+        monkeypatch.setattr(nb, name, stretched(few_images, *size), raising=False)
+    model, history = nb.train_fcos(1, 0, lambda: tiny_model(nb))
+    assert all(math.isfinite(v[0]) for v in history.columns().values())
     monkeypatch.setattr(nb, "model", model, raising=False)
-    titles = [ax.get_title() for ax in nb.draw_scores(1, use, threshold).axes]
-    assert titles[:3] == ["P3", "P4", "P5"] and (titles[3] == "0 boxes") == (threshold == 0.9)
+    assert len(nb.box_quality()[0]) > 0
+    extents = [ax.images[-1].get_extent() for ax in nb.show_maps(1).axes[1:4]]
+    assert extents == [[-0.5, size[1] - 0.5, size[0] - 0.5, -0.5]] * 3
 
 
-def test_the_stubs_are_still_to_do_and_the_solutions_right(nb):
-    assert all("still to do" in nb.check_centerness(stub) for stub in (None, ...))
-    checks = {"iou_of_distances": "check_iou", "who": "check_answer", "giou": "check_giou"}
-    check_stubs_and_solutions(nb, checks)
+def test_training_on_the_plain_shapes(nb, monkeypatch, capsys):
+    model, history = nb.train_on_shapes(1, num_samples=4)
+    assert list(history) == ["total", "focal", "iou", "centerness"] and not model.training
+    assert all(len(h) == 1 and 0 < h[0] < math.inf for h in history.values())
+    assert "epoch 1: total" in capsys.readouterr().out and model.strides == [8, 16, 32]
 
 
-def who_by(order="areas", of="amax", inside=True, low=True, high=True):
-    def who(ltrb, areas, limits):
-        reach, place = getattr(ltrb, of)(dim=1), torch.arange(len(areas))
-        allowed = (ltrb.amin(dim=1) > 0) | (not inside)
-        allowed &= ((reach >= limits[0]) | (not low)) & ((reach < limits[1]) | (not high))
-        cost = {"areas": areas, "first": place, "last": -place, "largest": -areas}[order]
-        return int(torch.where(allowed, cost.float(), math.inf).argmin()) if allowed.any() else -1
-
-    return who
-
-
-def iou_by(result, pick=torch.maximum, order=(0, 1, 2, 3)):
-    def area(d):
-        return (d[:, 0] + d[:, 2]) * (d[:, 1] + d[:, 3])
-
-    def iou(a, b):
-        a, b = (torch.as_tensor(d).view(-1, 4)[:, list(order)] for d in (a, b))
-        shared = area(torch.minimum(a, b))
-        return result(shared, area(a) + area(b) - shared, area(pick(a, b)))
-
-    return iou
+# ---------------------------------------------------------------- looking inside
+@pytest.mark.parametrize("factor, quality", [(1.0, 1.0), (0.5, 0.25)])
+def test_quality_of_known_boxes(nb, few, few_images, monkeypatch, factor, quality):
+    rule, answers, positives = partial(nb.assign, radius=math.inf), [], 0
+    for t in few_images.targets:
+        lists = perfect(nb, t["boxes"], t["labels"], (128, 128), rule)
+        answers.append((lists[0], [factor * m for m in lists[1]], lists[2]))
+        classes, _ = nb.targets_of([t["boxes"]], [t["labels"]], (128, 128), rule)
+        positives += int((classes >= 0).sum())
+    monkeypatch.setattr(nb, "model", lambda _: answers.pop(0), raising=False)
+    found, true, claimed = nb.box_quality()
+    assert_close(found, torch.full_like(found, quality), atol=1e-4, rtol=0)
+    assert len(found) == len(true) == len(claimed) == positives
+    assert_close(claimed, true, atol=1e-4, rtol=0)
 
 
-SMALLEST, OUT = "the one with the smallest area is meant", "a negative distance means outside"
-CENTERNESS = [("✓", 0.447), ("the square root is missing", 0.2), ("both directions count", 0.6)]
-CENTERNESS += [("not all four", 0.25), ("by the side of the box", math.sqrt(15 / 40 * 20 / 80))]
-CENTERNESS += [("opposite sides belong together", math.sqrt(15 / 20 * 25 / 60))]
-CENTERNESS += [("First l, t, r, b", 0.9), ("First l, t, r, b", math.nan)]
-CENTERNESS += [("one number is needed", [0.447]), ("one number is needed", tensor(0.447))]
-IOU = [("✓", iou_by(lambda s, u, h: s / u)), ("is the loss", iou_by(lambda s, u, h: 1 - s / u))]
-IOU += [("subtract the intersection once", iou_by(lambda s, u, h: s / (u + s)))]
-IOU += [("that is the intersection", iou_by(lambda s, u, h: s)), ("got 7.0", lambda a, b: 7)]
-IOU += [("smaller distance of each side", iou_by(lambda s, u, h: h / (u + s - h)))]
-IOU += [("width is l + r", iou_by(lambda s, u, h: s / u, order=(0, 2, 1, 3)))]
-IOU += [("one number is needed", lambda a, b: [a, b])]
-GIOU = [("✓", lambda a, b: ops.generalized_box_iou(around(a), around(b)).diagonal())]
-GIOU += [("hull is missing", iou_by(lambda s, u, h: s / u)), ("got (50, 4)", lambda a, b: a)]
-GIOU += [("divide by the hull", iou_by(lambda s, u, h: s / u - (h - u) / u))]
-GIOU += [("that is the loss", iou_by(lambda s, u, h: 1 - s / u + (h - u) / h))]
-GIOU += [("not the intersection", iou_by(lambda s, u, h: s / u - (h - s) / h))]
-GIOU += [("larger distance", iou_by(lambda s, u, h: s / u - (h - u) / h, torch.minimum))]
-GIOU += [("expected shape (50,), got ()", lambda a, b: 0.5)]
-WHO = [("✓", who_by()), *((SMALLEST, who_by(order)) for order in ("first", "last", "largest"))]
-WHO += [("2 is out of range", who_by(low=False, high=r)) for r in (True, False)]
-WHO += [(OUT, who_by(inside=False, low=r, high=r)) for r in (True, False)]
-WHO += [("the *largest*", who_by(of="amin")), ("the *largest*", who_by(high=False))]
-WHO += [("got [5, 5, 5]", lambda *_: 5), ("one whole number per call", lambda *_: [1, 2])]
-ANSWERS = {"centerness": CENTERNESS, "iou": IOU, "giou": GIOU, "answer": WHO}
+@torch.no_grad()
+def test_first_boxes(nb, few):
+    empty, iou = nb.first_boxes(nb.FCOSDetector, nb.FCOSHead, 0)
+    assert empty == 0 and 0.1 < iou < 0.9
+    assert nb.first_boxes(nb.InPixels, nb.FCOSHead, 0)[1] < iou  # boxes of two pixels
+    assert nb.first_boxes(nb.InPixels, nb.ReLUHead, 0)[0] > 0
 
 
-@pytest.mark.parametrize(
-    "check, says, answer", [(check, *pair) for check, pairs in ANSWERS.items() for pair in pairs]
-)
-def test_checks_name_the_mistake(nb, check, says, answer):
-    message = getattr(nb, f"check_{check}")(answer)
-    assert says in message and message.startswith("✓" if says == "✓" else "✗")
+def test_locations_are_explained(nb):
+    places = {(64, 64): "1.00; longest 35 px: P4", (44, 64): "P4", (0, 0): "outside"}
+    places |= {(29, 64): "outside", (64, 89): "outside", (97, 64): "nobody answers"}
+    for (x, y), said in places.items():
+        ax, _ = nb.show_location(x, y).axes
+        assert said in ax.get_title(), (x, y, ax.get_title())
+        assert len(ax.texts) == (0 if said == "outside" else 4)
+        plt.close("all")
+    ax, right = nb.show_location(64, 64, 20, 18).axes
+    assert "P2 answers" in ax.get_title()
+    counts = [int(t.get_text().split()[1]) for t in right.get_legend().get_texts()]
+    match = nb.assign(*nb.all_locations(128, 128), tensor([[54.0, 55, 74, 73]]))
+    assert sum(counts) == int((match == 0).sum()) > 0
+
+
+def test_rules_maps_and_candidates_are_drawn(nb, few, few_images, monkeypatch):
+    titles = [ax.get_title() for ax in nb.show_rules(0).axes]
+    assert [title[:2] for title in titles] == ["P2", "P3", "P4"] * 2
+    at, stride = nb.all_locations(128, 128)
+    match = nb.assign(at, stride, few_images.targets[0]["boxes"])
+    assert sum(int(t.split()[1]) for t in titles[3:]) == int((match >= 0).sum())
+    monkeypatch.setattr(nb, "model", tiny_model(nb, pi=0.4).eval(), raising=False)
+    assert len(nb.show_maps(1).axes) == 8
+    many = max(range(4), key=lambda i: len(few_images.targets[i]["boxes"]))
+    count = min(3, len(few_images.targets[many]["boxes"]))
+    assert len(nb.show_atss(many).axes) == 1 + count

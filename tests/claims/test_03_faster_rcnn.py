@@ -91,9 +91,7 @@ DETECTORS = {
     "SSD": ("06_ssd", lambda m, x: m.SSD().eval().detect(x)),
     "FCOS": (
         "07_fcos",
-        lambda m, x: m.decode_predictions(
-            m.FCOSDetector(channels=(8, 8, 8, 8), width=32, kernel=3).eval()(x), (128, 128)
-        ),
+        lambda m, x: m.decode_predictions(m.FCOSDetector(3).eval()(x), (128, 128)),
     ),
     "DETR": (
         "08_detr",
