@@ -827,7 +827,11 @@ def test_repetitions_by_loops(nb):
     assert nb.repeats(rest, 0.4, 0.3)[1] == 0 and nb.repeats(rest, 0.4, 0.3)[0] < count / 6
 
 
-CHECKSUMS = {"train": "", "val": "", "test": ""}
+CHECKSUMS = {
+    "train": "4ac22c52e2d70acdce00c043f148820ed7398eb891686dc4d1f80c72e667b9f4",
+    "val": "bf2e5af7b92f9418ca99d56be2af26e2c2dca10afbb56509b1b1fc3f4462da81",
+    "test": "fea5386b2bb0182c2bb07f300cd8e5d2e7b571a881470c52298a0674a15616fa",
+}
 
 
 @pytest.mark.parametrize("split", CHECKSUMS)
