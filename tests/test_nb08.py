@@ -615,7 +615,7 @@ def test_a_placed_query_looks_around_its_place_before_any_training(nb):
         at = torch.stack(torch.meshgrid(cells, cells, indexing="xy"), dim=-1)  # (16, 16, 2)
         far = (at - nb.grid_of_places(4, 4)[:, None, None, :2]).norm(dim=3)
         distances[name] = (weights * far).sum(dim=(1, 2)).mean().item()
-    assert distances["placed"] < 0.75 * distances["plain"]
+    assert distances["placed"] < 0.85 * distances["plain"]
 
 
 @EVERY
