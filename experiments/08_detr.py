@@ -35,12 +35,12 @@ class Plain(lesson.DETR):
 class FixedPlaces(lesson.PlacedDETR):
     """Boxes are offsets from the places: no layer goes on from the box of the layer before."""
 
-    def decode(self, memory, position, allowed=None, queries=None, among=None):
+    def decode(self, memory, allowed=None, queries=None, among=None):
         content, box = queries or (self.query_embed.weight, self.places)
         place = self.position.encode(box[..., :2].sigmoid())
         x, answers = content.expand(len(memory), -1, -1), []
         for layer in self.decoder.layers:
-            x = layer(x, place, memory, position, allowed, among)
+            x = layer(x, place, memory, allowed, among)
             state = self.decoder.norm(x)
             answers.append((self.class_embed(state), (box + self.bbox_embed(state)).sigmoid()))
         return answers
@@ -49,9 +49,9 @@ class FixedPlaces(lesson.PlacedDETR):
 class Blind(lesson.PlacedDETR):
     """Each query sees only itself."""
 
-    def decode(self, memory, position, allowed=None, queries=None, among=None):
+    def decode(self, memory, allowed=None, queries=None, among=None):
         itself = torch.eye(len(self.places), dtype=torch.bool, device=memory.device)
-        return super().decode(memory, position, allowed, queries, itself)
+        return super().decode(memory, allowed, queries, itself)
 
 
 class GreedyMatcher(lesson.HungarianMatcher):

@@ -1348,8 +1348,7 @@ def transformer_figure() -> Figure:
         (
             "PositionalEncoding2D",
             "attend:\n4 heads, 256 × 256",
-        ): "(256, 96), added to queries and keys",
-        ("PositionalEncoding2D", "cross_attend:\n4 heads, 16 × 256"): "",
+        ): "(256, 96), before and after",
         (" query_embed ", "self_attend:\n4 heads, 16 × 16"): "(16, 96)",
         ("self_attend:\n4 heads, 16 × 16", "cross_attend:\n4 heads, 16 × 256"): "(16, 96)",
         ("cross_attend:\n4 heads, 16 × 256", "think: \n96 → 192 → 96"): "(16, 96)",

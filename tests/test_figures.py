@@ -329,7 +329,7 @@ def test_a_detector_is_drawn_with_the_names_of_its_page(closed, draw_it, lecture
 def test_the_shapes_of_the_transformer_are_those_of_the_page(closed):
     page = lessons.load("08_detr")
     model = page.PlacedDETR(**page.SLIM)
-    memory, position, _ = model.encode(torch.zeros(1, 3, 128, 128))
+    memory, _ = model.encode(torch.zeros(1, 3, 128, 128))
     figure = figures.transformer_figure()
     figure.canvas.draw()
     words = " ".join(texts_of(figure))

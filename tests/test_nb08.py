@@ -460,31 +460,29 @@ def torchs(kind):
 
 
 def test_the_encoder_is_torchs(nb):
-    ours, nowhere = nb.TransformerEncoder(16, 2, 24, depth=2), torch.zeros(1, 5, 16)
-    layer, x = torchs(nn.TransformerEncoderLayer), torch.randn(2, 5, 16)
+    ours, x = nb.TransformerEncoder(16, 2, 24, depth=2), torch.randn(2, 5, 16)
+    layer = torchs(nn.TransformerEncoderLayer)
     theirs = nn.TransformerEncoder(layer, 2, nn.LayerNorm(16), enable_nested_tensor=False)
     for mine, their in zip(ours.layers, theirs.layers):
         load_into(their, mine, {"self_attn": "attend"})
-        assert_close(mine(x, nowhere), their(x), **CLOSE)
-    assert_close(ours(x, nowhere), theirs(x), **CLOSE)
+        assert_close(mine(x), their(x), **CLOSE)
+    assert_close(ours(x), theirs(x), **CLOSE)
     order = torch.randperm(5)  # without positions the order is nothing
-    assert_close(ours(x[:, order], nowhere), ours(x, nowhere)[:, order], **CLOSE)
-    position = torch.randn(1, 5, 16)
-    assert not torch.allclose(ours(x[:, order], position), ours(x, position)[:, order], atol=1e-3)
+    assert_close(ours(x[:, order]), ours(x)[:, order], **CLOSE)
 
 
 DECODER = {"self_attn": "self_attend", "multihead_attn": "cross_attend"}
 
 
 def test_the_decoder_without_embeddings_is_torchs(nb):
-    ours, nowhere = nb.TransformerDecoder(16, 2, 24, depth=2), torch.zeros(1, 7, 16)
+    ours = nb.TransformerDecoder(16, 2, 24, depth=2)
     theirs = nn.TransformerDecoder(torchs(nn.TransformerDecoderLayer), 2, ours.norm)
     memory, x = torch.randn(2, 7, 16), torch.randn(2, 5, 16)
     for mine, their in zip(ours.layers, theirs.layers):
         load_into(their, mine, DECODER)
-        found = mine(x, torch.zeros(5, 16), memory, nowhere)
+        found = mine(x, torch.zeros(5, 16), memory)
         assert_close(found, their(x, memory), **CLOSE)
-    states = ours(torch.zeros(5, 16), memory, nowhere)
+    states = ours(torch.zeros(5, 16), memory)
     assert len(states) == 2  # the state starts at zero
     assert_close(states[-1], theirs(torch.zeros(2, 5, 16), memory), **CLOSE)
 
@@ -493,18 +491,18 @@ def test_the_decoder_without_embeddings_is_torchs(nb):
 def test_a_decoder_layer_with_embeddings_by_hand(nb, blind):
     layer, theirs = nb.DecoderLayer(16, 2, 24), torchs(nn.TransformerDecoderLayer)
     load_into(theirs, layer, DECODER)
-    asks, memory, position = torch.randn(5, 16), torch.randn(2, 7, 16), torch.randn(1, 7, 16)
+    asks, memory = torch.randn(5, 16), torch.randn(2, 7, 16)
     x, among = torch.randn(2, 5, 16), torch.eye(5, dtype=torch.bool) if blind else None
     y = theirs.norm1(x)
     mask = None if among is None else ~among  # torch masks what must *not* be seen
     z = x + theirs.self_attn(y + asks, y + asks, y, attn_mask=mask)[0]
     y = theirs.norm2(z)
-    z = z + theirs.multihead_attn(y + asks, memory + position, memory)[0]
+    z = z + theirs.multihead_attn(y + asks, memory, memory)[0]
     expected = z + theirs.linear2(theirs.linear1(theirs.norm3(z)).relu())
-    assert_close(layer(x, asks, memory, position, among=among), expected, **CLOSE)
+    assert_close(layer(x, asks, memory, among=among), expected, **CLOSE)
     if blind:  # then no query changes another's answer
         x[:, 3] += 1.0
-        found = layer(x, asks, memory, position, among=among)
+        found = layer(x, asks, memory, among=among)
         assert_close(found[:, :3], expected[:, :3], **CLOSE)
 
 
