@@ -19,7 +19,7 @@ TABLE = np.array([[1.0, 2, 6], [2, 7, 9], [4, 5, 8]])
 
 def _costs(answer) -> str | None:
     if not isinstance(answer, (tuple, list)) or len(answer) != 2:
-        return f"a pair (optimal, greedy) is needed, got {answer}"
+        return f"a pair (optimal, greedy) is needed, got {type(answer).__name__}"
     optimal, greedy = TABLE[linear_sum_assignment(TABLE)].sum(), 1.0 + 5 + 9
     if tuple(answer) == (optimal, greedy):
         return None
@@ -98,7 +98,7 @@ def _many_to_one(many_to_one) -> str | None:
         if max(objects) > 2:
             return f"there are 3 objects, numbered from 0, and you name object {max(objects)}"
         if sorted(objects) != sorted([*range(3)] * k):
-            return f"each object {k} times: you have {sorted(objects)}"
+            return f"each object must come k = {k} times, and you have {sorted(objects)}"
         if len(set(queries)) < len(queries):
             return "a query can be taught one object only: some query comes twice"
         table = np.tile(cost.numpy(), (1, k))
