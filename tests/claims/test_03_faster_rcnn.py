@@ -88,7 +88,7 @@ recorded = functools.partial(recorded_mean, "03_faster_rcnn")
 DETECTORS = {
     "RetinaNet": ("04_fpn_retinanet", lambda m, x: m.RetinaNet().eval().detect(x)),
     "YOLO": ("05_yolo", lambda m, x: m.decode_predictions(m.YOLODetector().eval()(x), (128, 128))),
-    "SSD": ("06_ssd", lambda m, x: m.SSD().eval().detect(x)),
+    "SSD": ("06_ssd", lambda m, x: m.detector_of(m.SSD().eval())(x)),
     "FCOS": (
         "07_fcos",
         lambda m, x: m.decode_predictions(m.FCOSDetector(3).eval()(x), (128, 128)),

@@ -782,7 +782,7 @@ def test_the_published_pair(lesson, capsys, measure):
     "fpn_retinanet",
     40,
     692,
-    says="it was the first one-stage detector to match two stages",
+    says="it was the earliest one-stage detector to match two stages",
     verdict="true",
     paper="DSSD513, the best one-stage detector before, 33.2, table 2",
 )
