@@ -32,26 +32,36 @@ class Plain(lesson.DETR):
         super().__init__(num_queries=16, **options)
 
 
-class FixedPlaces(lesson.PlacedDETR):
-    """Boxes are offsets from the places: no layer goes on from the box of the layer before."""
+class NoNearness(lesson.PlacedDETR):
+    """Places alone: nothing is added to the scores."""
 
-    def decode(self, memory, allowed=None, queries=None, among=None):
+    def nearness(self, box, places, allowed):
+        return allowed
+
+
+class StepByStep(lesson.PlacedDETR):
+    """Each layer moves the box of the layer before, as in DAB-DETR."""
+
+    def decode(self, memory, places, allowed=None, queries=None, among=None):
         content, box = queries or (self.query_embed.weight, self.places)
-        place = self.position.encode(box[..., :2].sigmoid())
-        x, answers = content.expand(len(memory), -1, -1), []
+        x, box = (t.expand(len(memory), -1, -1) for t in (content, box))
+        answers = []
         for layer in self.decoder.layers:
-            x = layer(x, place, memory, allowed, among)
+            now = box.detach().sigmoid()
+            near = self.nearness(now, places, allowed)
+            x = layer(x, self.position.encode(now[..., :2]), memory, near, among)
             state = self.decoder.norm(x)
-            answers.append((self.class_embed(state), (box + self.bbox_embed(state)).sigmoid()))
+            box = box.detach() + self.bbox_embed(state)
+            answers.append((self.class_embed(state), box.sigmoid()))
         return answers
 
 
 class Blind(lesson.PlacedDETR):
     """Each query sees only itself."""
 
-    def decode(self, memory, allowed=None, queries=None, among=None):
+    def decode(self, memory, places, allowed=None, queries=None, among=None):
         itself = torch.eye(len(self.places), dtype=torch.bool, device=memory.device)
-        return super().decode(memory, allowed, queries, itself)
+        return super().decode(memory, places, allowed, queries, itself)
 
 
 class GreedyMatcher(lesson.HungarianMatcher):
@@ -81,7 +91,8 @@ VARIANTS = {
     "plain": {"network": Plain, "criterion": PAPER, "backbone_rate": 1.0},
     "plain, with places": {"criterion": PAPER, "backbone_rate": 1.0},
     "no places": {"network": Plain},
-    "fixed places": {"network": FixedPlaces},
+    "no nearness": {"network": NoNearness},
+    "step by step": {"network": StepByStep},
     "paper's class weights": {"criterion": PAPER},
     "one rate": {"backbone_rate": 1.0},
     "backbone at a tenth": {"backbone_rate": 0.1},

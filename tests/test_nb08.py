@@ -591,13 +591,42 @@ def test_answers_start_at_their_places(nb, rows, columns):
 
 
 @torch.no_grad()
-def test_boxes_move_from_layer_to_layer(nb):
+def test_boxes_are_offsets_from_the_places_of_their_queries(nb):
     model = placed(nb).eval()
-    nn.init.normal_(model.bbox_embed[-1].bias)  # the same move in each layer
-    first, second = (boxes.logit() for _, boxes in model(torch.randn(2, 3, 64, 64)))
-    by = model.bbox_embed[-1].bias
-    assert_close(first, (model.places + by).expand(2, -1, 4), atol=1e-3, rtol=1e-3)
-    assert_close(second, (model.places + 2 * by).expand(2, -1, 4), atol=1e-3, rtol=1e-3)
+    nn.init.normal_(model.bbox_embed[-1].bias)  # the same offset in each layer
+    expected = (model.places + model.bbox_embed[-1].bias).expand(2, -1, 4)
+    for _, boxes in model(torch.randn(2, 3, 64, 64)):
+        assert_close(boxes.logit(), expected, atol=1e-3, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_nearness_by_loops(nb):
+    model = placed(nb)
+    model.narrow.copy_(torch.rand_like(model.narrow) - 0.5)  # its sign does not count
+    box = torch.rand(2, 4, 4) * 0.8 + 0.1
+    box[0, 0, 2:] = 0.01  # a tiny one looks at its neighbours, too
+    places = nb.token_places(torch.empty(2, 1, 3, 5))
+    allowed = torch.rand(2, 1, 1, 15) < 0.7
+    found = model.nearness(box, places, allowed)
+    heads = len(model.narrow)
+    assert found.shape == (2, heads, 4, 15)
+    for n, h, q, token in product(range(2), range(heads), range(4), range(15)):
+        x, y, w, d = box[n, q].tolist()
+        at_x, at_y = (token % 5 + 0.5) / 5, (token // 5 + 0.5) / 3
+        away = ((at_x - x) / max(w / 2, 0.06)) ** 2 + ((at_y - y) / max(d / 2, 0.06)) ** 2
+        expected = -abs(model.narrow[h].item()) * away / 2
+        expected = expected if allowed[n, 0, 0, token] else -math.inf
+        assert found[n, h, q, token].item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_where_to_look_has_no_gradient_but_how_narrowly_has(nb):
+    model = placed(nb).train()
+    boxes = model(torch.randn(2, 3, 64, 64))[-1][1]
+    boxes.sum().backward()
+    assert model.places.grad.abs().max() > 0  # by the offset
+    nn.init.normal_(model.bbox_embed[-1].weight)
+    model(torch.randn(2, 3, 64, 64))[-1][1].sum().backward()
+    assert model.narrow.grad.abs().max() > 0
 
 
 @torch.no_grad()
