@@ -1135,16 +1135,16 @@ def fcos_figure() -> Figure:
         "FPN": Part("learnt"),
         "P2": Part("map", size=(48, 32, 32)),
         "FCOSHead": Part("learnt", added=True),
-        "decode_\npredictions": Part("fixed", added=True),
+        "decode_predictions,\nNMS": Part("fixed", added=True),
         "C3": Part("map", under=("C2", 1), size=(64, 16, 16)),
         "C4": Part("map", under=("C2", 2), size=(128, 8, 8)),
         "FPN ": Part("learnt", under=("FPN", 1)),
         "FPN  ": Part("learnt", under=("FPN", 2)),
         "P3": Part("map", under=("P2", 1), size=(48, 16, 16)),
         "P4": Part("map", under=("P2", 2), size=(48, 8, 8)),
-        "FCOSLoss": Part("fixed", under=("decode_\npredictions", 1), added=True, training=True),
-        "assign,\ntargets_of": Part(
-            "fixed", under=("decode_\npredictions", 2), added=True, training=True
+        "FCOSLoss": Part("fixed", under=("decode_predictions,\nNMS", 1), added=True, training=True),
+        "true boxes:\nassign, targets_of": Part(
+            "fixed", under=("decode_predictions,\nNMS", 2), added=True, training=True
         ),
     }
     arrows = {
@@ -1153,7 +1153,7 @@ def fcos_figure() -> Figure:
         ("C2", "FPN"): "",
         ("FPN", "P2"): "(48, 32, 32)",
         ("P2", "FCOSHead"): "",
-        ("FCOSHead", "decode_\npredictions"): "(1344, 3 + 4 + 1)",
+        ("FCOSHead", "decode_predictions,\nNMS"): "(1344, 3 + 4 + 1)",
         ("C2", "C3"): "",
         ("C3", "C4"): "",
         ("C3", "FPN "): "",
@@ -1165,7 +1165,7 @@ def fcos_figure() -> Figure:
         ("P3", "FCOSHead"): "",
         ("P4", "FCOSHead"): "",
         ("FCOSHead", "FCOSLoss"): "",
-        ("assign,\ntargets_of", "FCOSLoss"): "",
+        ("true boxes:\nassign, targets_of", "FCOSLoss"): "",
     }
     return detector_figure(parts, arrows)
 
@@ -1273,7 +1273,7 @@ def atss_figure(
         ax.axhline(float(values.mean() + values.std()), color="black", lw=1.5, ls="--")
         for level, s in enumerate(levels):
             here = overlap[mine & (stride == s), m]
-            chosen = (match == m)[mine & (stride == s)]
+            chosen = (match == m)[mine & (stride == s)].numpy()
             spots = level + np.linspace(-0.25, 0.25, len(here))
             ax.scatter(spots, here, s=70, fc="white", ec=COLOURS[1], lw=1.6)
             ax.scatter(spots[chosen], here[chosen], s=70, color=COLOURS[1])

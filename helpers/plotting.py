@@ -16,7 +16,7 @@ from helpers.shapes import CLASSES
 
 # Okabe-Ito, safe for colour-blind readers; a second cue (line style, label) always goes with it.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-LINE_STYLES = ("-", "--", "-.", ":")
+LINE_STYLES = ("-", "--", "-.", ":", (0, (8, 1, 1, 1, 1, 1)))
 Image = np.ndarray | Tensor | PIL.Image.Image
 
 
@@ -152,7 +152,7 @@ def plot_curves(
         if 1 < smooth <= len(values):
             values = np.convolve(values, np.ones(smooth) / smooth, mode="valid")
             at = at[smooth - 1 :]
-        ax.plot(at, values, label=name, ls=LINE_STYLES[i % 4], color=COLOURS[i % len(COLOURS)])
+        ax.plot(at, values, label=name, ls=LINE_STYLES[i % 5], color=COLOURS[i % len(COLOURS)])
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if len(curves) > 1:
         ax.legend()

@@ -221,7 +221,7 @@ CASES = {
         ),
         "groups that do not divide": (
             lambda nb: nb.FCOSHead(10, 3, depth=1, groups=4),
-            "num_channels must be divisible by num_groups",
+            "must be divisible by num_groups",
         ),
     },
     "08_detr": {

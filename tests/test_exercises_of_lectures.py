@@ -759,8 +759,14 @@ def fails_on_nothing(at, boxes, low, high):
 ASSIGNED = {
     "the one with the smallest area is meant": level_without(order="first"),
     "the smallest is meant, not the last": level_without(order="last"),
-    "a negative distance means outside: all four must be positive": level_without(inside=False),
-    "it is the longest distance that must lie in the range": level_without(of="amin"),
+    "a negative distance means outside: all four must be positive": level_without(
+        inside="anywhere"
+    ),
+    "a location on the border is not inside: all four must be above 0": level_without(
+        inside="closed"
+    ),
+    "it is the size of the object that must lie in the range": level_without(of="amax"),
+    "the size is the root of the area": level_without(of="area"),
     "the range has an upper end, too": level_without(high=math.inf),
     "the range has a lower end, too": level_without(low=-1.0),
     "the range does not contain its upper end": level_without(closed=True),

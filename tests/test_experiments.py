@@ -169,10 +169,11 @@ def around(data):
 
 
 def shorten(module, monkeypatch):
-    """Two steps, six images to train on, three to test on; one object at the border."""
+    """Two steps, six images to train on, three to test on; objects at the border, one long."""
     train_set, test_set = ShapesDataset(6, seed=3), ShapesDataset(3, seed=4)
     for target in train_set.targets:
         target["boxes"][0] = torch.tensor([0.0, 40, 12, 52])
+    train_set.targets[-1]["boxes"][-1] = torch.tensor([20.0, 60, 92, 90])
     monkeypatch.setattr(module, "STEPS", 2)
     monkeypatch.setattr(module.lesson, "train_set", train_set)
     monkeypatch.setattr(module.lesson, "test_set", test_set)

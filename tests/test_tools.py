@@ -232,9 +232,10 @@ def test_errata_are_written_once_and_checked(tmp_path, capsys, monkeypatch):
 def test_adopt(capsys, monkeypatch):
     monkeypatch.setattr(command.adopt, "adopt", lambda name: [f"rows of {name}", "weights"])
     monkeypatch.setattr(command.adopt, "adopt_experiment", lambda name: [f"main rows of {name}"])
-    assert command.main(["adopt", "05", "07"]) == 0  # 05 has an experiment
+    assert command.main(["adopt", "05", "09"]) == 0  # 05 has an experiment
     said = capsys.readouterr().out.splitlines()
-    assert said[:2] == ["05_yolo: main rows of 05_yolo", "07_fcos: rows of 07_fcos; weights"]
+    assert said[0] == "05_yolo: main rows of 05_yolo"
+    assert said[1] == "09_comparison: rows of 09_comparison; weights"
     assert said[2] == "now: python -m tools readme"
 
 

@@ -38,10 +38,10 @@ q1 = Exercise(
     "answer",
     _centerness,
     ["l, t, r, b = 15, 20, 25, 60.", "The root of 15 / 25 times 20 / 60."],
-    "already less than a half, although the location is not near any edge",
+    "already less than a half, a quarter of the way down",
 )
 
-# A level of stride 8 on 48 x 64 pixels: objects within objects, one at the border, one very flat.
+# A level of stride 8 on 48 x 64 pixels: objects in objects, sides on locations, one very flat.
 GRID = torch.tensor([[8.0 * j + 4, 8.0 * i + 4] for i in range(6) for j in range(8)])
 BOXES = torch.tensor(
     [
@@ -50,46 +50,49 @@ BOXES = torch.tensor(
         [14, 12, 26, 22],
         [40, 20, 62, 46],
         [42, 22, 62, 44],
-        [44, 0, 64, 12],
+        [44, 0, 60, 16],
         [4, 20, 62, 36],
     ]
 )
+RANGES = ((0.0, 16.0), (16.0, 32.0), (12.0, 30.0), (0.0, math.inf))
 
 
-def _match(low, high, boxes=BOXES, inside=True, of="amax", order="area", closed=False):
+def _match(low, high, boxes=BOXES, inside="open", of="size", order="area", closed=False):
     """The object of each location of GRID, with what a mistake exchanges."""
     ltrb = torch.cat([GRID[:, None] - boxes[:, :2], boxes[:, 2:] - GRID[:, None]], dim=2)
-    reach = getattr(ltrb, of)(dim=2)
-    below = reach <= high if closed else reach < high
-    may = ((ltrb.amin(dim=2) > 0) | (not inside)) & (reach >= low) & below
     area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
+    reach = {"size": area.sqrt().expand(len(GRID), -1), "area": area.expand(len(GRID), -1)}
+    reach = reach[of] if of in reach else getattr(ltrb, of)(dim=2)
+    nearest = ltrb.amin(dim=2)
+    within = {"open": nearest > 0, "closed": nearest >= 0, "anywhere": nearest > -math.inf}[inside]
+    may = within & (reach >= low) & ((reach <= high) if closed else (reach < high))
     place = torch.arange(len(boxes)).float()
     cost = {"area": area, "first": place, "last": -place}[order]
     least, match = torch.where(may, cost, math.inf).min(dim=1)
     return torch.where(least < math.inf, match, -1)
 
 
+SLIPPED = {
+    "of several objects the one with the smallest area is meant": {"order": "first"},
+    "of several objects the smallest is meant, not the last": {"order": "last"},
+    "a negative distance means outside: all four must be positive": {"inside": "anywhere"},
+    "a location on the border is not inside: all four must be above 0": {"inside": "closed"},
+    "it is the size of the object that must lie in the range, not the longest distance": {
+        "of": "amax"
+    },
+    "the size is the root of the area": {"of": "area"},
+    "the range has an upper end, too": {"high": math.inf},
+    "the range has a lower end, too": {"low": -1.0},
+    "the range does not contain its upper end": {"closed": True},
+}
+
+
 def _assign_level(assign_level) -> str | None:
-    for low, high in ((8.0, 16.0), (0.0, 12.0), (12.0, math.inf), (0.0, math.inf)):
-        slips = {
-            "of several objects the one with the smallest area is meant": _match(
-                low, high, order="first"
-            ),
-            "of several objects the smallest is meant, not the last": _match(
-                low, high, order="last"
-            ),
-            "a negative distance means outside: all four must be positive": _match(
-                low, high, inside=False
-            ),
-            "it is the longest distance that must lie in the range": _match(low, high, of="amin"),
-            "the range has an upper end, too": _match(low, math.inf),
-            "the range has a lower end, too": _match(-1.0, high),
-            "the range does not contain its upper end": _match(low, high, closed=True),
-        }
-        expected = _match(low, high)
-        wrong = mistake(
-            assign_level(GRID.clone(), BOXES.clone(), low, high), expected, "the object", slips
-        )
+    for low, high in RANGES:
+        limits = {"low": low, "high": high}
+        slips = {sentence: _match(**limits | slip) for sentence, slip in SLIPPED.items()}
+        answer = assign_level(GRID.clone(), BOXES.clone(), low, high)
+        wrong = mistake(answer, _match(low, high), "the object", slips)
         if wrong:
             return wrong
     nothing = assign_level(GRID.clone(), torch.zeros(0, 4), 0.0, 64.0)

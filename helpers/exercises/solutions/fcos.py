@@ -14,9 +14,9 @@ def assign_level(at, boxes, low, high):
     if len(boxes) == 0:
         return torch.full((len(at),), -1)
     ltrb = torch.cat([at[:, None] - boxes[:, :2], boxes[:, 2:] - at[:, None]], dim=2)
-    reach = ltrb.amax(dim=2)  # (n, M)
-    may = (ltrb.amin(dim=2) > 0) & (reach >= low) & (reach < high)
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)  # (M,)
+    size = area.sqrt()
+    may = (ltrb.amin(dim=2) > 0) & (size >= low) & (size < high)  # (n, M)
     least, match = torch.where(may, area, math.inf).min(dim=1)
     return torch.where(least < math.inf, match, -1)
 
