@@ -128,6 +128,11 @@ VARIANTS = {
         "criterion": NoCenterness(),
         "reading": {"use_centerness": False},
     },
+    "wide ranges, no centre-ness": {
+        "rule": partial(lesson.assign, **WIDE),
+        "criterion": NoCenterness(),
+        "reading": {"use_centerness": False},
+    },
     "every level, no centre-ness": {
         "rule": every_level,
         "criterion": NoCenterness(),
