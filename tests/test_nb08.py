@@ -370,14 +370,13 @@ def test_positions_by_loops(nb, dim, height, width):
     assert_close(grid.norm(dim=2), torch.full((1, height * width), math.sqrt(dim / 2)))
 
 
-def test_positions_are_shares_of_the_image_and_not_of_the_padding(nb):
-    position, inside = nb.PositionalEncoding2D(16), torch.zeros(2, 4, 6, dtype=torch.bool)
-    inside[0], inside[1, :3, :5] = True, True
-    assert nb.sizes_of(inside).tolist() == [[6, 4], [5, 3]]
-    grid = position(torch.zeros(2, 1, 4, 6), inside).view(2, 4, 6, 16)
-    assert_close(grid[0].flatten(0, 1), position(torch.zeros(1, 1, 4, 6))[0])
-    alone = position(torch.zeros(1, 1, 3, 5)).view(3, 5, 16)
-    assert_close(grid[1, :3, :5], alone)
+def test_places_are_shares_of_each_image(nb):
+    sizes = tensor([[6.0, 4.0], [4.5, 2.25]])  # in cells: 48 x 32 and 36 x 18 pixels of stride 8
+    places = nb.token_places(torch.zeros(2, 1, 4, 6), sizes).view(2, 4, 6, 2)
+    assert_close(places[0, 0, 0], tensor([0.5 / 6, 0.5 / 4]))
+    assert_close(places[1, 2, 4], tensor([4.5 / 4.5, 2.5 / 2.25]))  # a cell across the border
+    position = nb.PositionalEncoding2D(16)
+    assert_close(position(torch.zeros(2, 1, 4, 6))[0], position.encode(places[0].flatten(0, 1)))
 
 
 # ---------------------------------------------------------------- attention, encoder, decoder
@@ -566,6 +565,7 @@ def test_only_positions_tell_a_shuffled_picture(nb):
         model = plain(nb).eval()
         model.backbone = nn.Conv2d(3, 8, 1)  # a token per pixel
         model.backbone.forward = lambda x, inside, f=model.backbone.forward: f(x)
+        model.backbone.stride = 1
         if not positions:
             model.position.waves.zero_()  # everywhere the same
         x, order = torch.randn(1, 3, 6, 6), torch.randperm(36)
@@ -597,6 +597,17 @@ def test_boxes_are_offsets_from_the_places_of_their_queries(nb):
     expected = (model.places + model.bbox_embed[-1].bias).expand(2, -1, 4)
     for _, boxes in model(torch.randn(2, 3, 64, 64)):
         assert_close(boxes.logit(), expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("height, width", [(64, 64), (75, 100), (33, 18)])
+@torch.no_grad()
+def test_tokens_lie_where_their_pixels_are(nb, height, width):
+    model = placed(nb).eval()
+    _, places, _ = model.encode(torch.rand(1, 3, height, width))
+    stride = model.backbone.stride
+    columns = [(j * stride + stride / 2) / width for j in range(math.ceil(width / stride))]
+    rows = [(i * stride + stride / 2) / height for i in range(math.ceil(height / stride))]
+    assert_close(places[0], tensor([(x, y) for y in rows for x in columns]))
 
 
 @torch.no_grad()
