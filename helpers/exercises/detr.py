@@ -115,7 +115,7 @@ q3 = Exercise(
     _many_to_one,
     [
         "Pretend that each object is there k times.",
-        "Put k copies of the table side by side; which object does column M + 1 stand for?",
+        "Put k copies of the table side by side; which object does column M stand for?",
     ],
     "k copies of each object, and the matching does the rest",
 )
