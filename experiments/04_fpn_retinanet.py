@@ -8,10 +8,10 @@ from torchvision.models import detection as torchvision_detection
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.retinanet import RetinaNetHead
 
-from experiments.outcome import Outcome
+from experiments.outcome import Outcome, measured
 from experiments.peers import AS_OURS, Maps, train_peer
 from experiments.splits import Split
-from helpers import detectors, lessons
+from helpers import lessons
 from helpers.shapes import CLASSES, benchmark
 from helpers.training import budget, pick_device
 
@@ -115,15 +115,13 @@ def train(
             STEPS, seed, lambda: lesson.RetinaNet(**options), criterion, train_set, rate
         )
         detect = trained.detect
-    _, found = detectors.evaluate(detect, test_set, lesson.DEVICE)
-    return Outcome(
-        detections=found,
+    return measured(
+        trained,
+        detect,
+        history,
+        test_set,
+        lesson.DEVICE,
         targets=test_set.targets if framed else None,
-        steps=len(next(iter(history.values()))),
-        seconds=history.seconds,
-        parameters=sum(p.numel() for p in trained.parameters()),
-        weights=trained.state_dict(),
-        ms_per_image=detectors.ms_per_image(detect, test_set.images[:30], lesson.DEVICE),
     )
 
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from experiments.outcome import Outcome
-from helpers import detectors, lessons
+from experiments.outcome import Outcome, measured
+from helpers import lessons
 from helpers.shapes import benchmark
 from helpers.training import budget, pick_device
 
@@ -85,12 +85,4 @@ def train(
         STEPS, seed, lambda: network(**(model or {})), criterion(**(loss or {}))
     )
     detect = lesson.detector_of(trained)
-    _, found = detectors.evaluate(detect, lesson.test_set, lesson.DEVICE)
-    return Outcome(
-        detections=found,
-        steps=STEPS,
-        seconds=history.seconds,
-        parameters=sum(p.numel() for p in trained.parameters()),
-        weights=trained.state_dict(),
-        ms_per_image=detectors.ms_per_image(detect, lesson.test_set.images[:30], lesson.DEVICE),
-    )
+    return measured(trained, detect, history, lesson.test_set, lesson.DEVICE)

@@ -6,10 +6,10 @@ import torch
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD as TorchvisionSSD
 
-from experiments.outcome import Outcome
+from experiments.outcome import Outcome, measured
 from experiments.peers import AS_OURS, Maps, train_peer
 from experiments.splits import Split
-from helpers import detectors, lessons
+from helpers import lessons
 from helpers.shapes import CLASSES, benchmark
 from helpers.training import budget, pick_device
 
@@ -115,15 +115,7 @@ def train(
             STEPS, seed, lambda: lesson.SSD(**(model or {})), criterion, augment, data, rate
         )
         detect = lesson.detector_of(trained)
-    _, found = detectors.evaluate(detect, lesson.test_set, lesson.DEVICE)
-    return Outcome(
-        detections=found,
-        steps=len(next(iter(history.values()))),
-        seconds=history.seconds,
-        parameters=sum(p.numel() for p in trained.parameters()),
-        weights=trained.state_dict(),
-        ms_per_image=detectors.ms_per_image(detect, lesson.test_set.images[:30], lesson.DEVICE),
-    )
+    return measured(trained, detect, history, lesson.test_set, lesson.DEVICE)
 
 
 def first(data, share):

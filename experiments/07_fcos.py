@@ -15,9 +15,9 @@ from torchvision.models.detection.fcos import (
 )
 from torchvision.ops import box_iou
 
-from experiments.outcome import Outcome
+from experiments.outcome import Outcome, measured
 from experiments.peers import AS_OURS, Maps, train_peer
-from helpers import detectors, lessons
+from helpers import lessons
 from helpers.shapes import CLASSES, benchmark
 from helpers.training import budget, pick_device
 
@@ -188,13 +188,4 @@ def train(
     extra = {}
     if not theirs:
         extra = {f"scale of P{2 + i}": s.scale.item() for i, s in enumerate(trained.head.scales)}
-    _, found = detectors.evaluate(detect, lesson.test_set, lesson.DEVICE)
-    return Outcome(
-        detections=found,
-        steps=len(next(iter(history.values()))),
-        seconds=history.seconds,
-        parameters=sum(p.numel() for p in trained.parameters()),
-        weights=trained.state_dict(),
-        ms_per_image=detectors.ms_per_image(detect, lesson.test_set.images[:30], lesson.DEVICE),
-        extra=extra,
-    )
+    return measured(trained, detect, history, lesson.test_set, lesson.DEVICE, extra=extra)

@@ -3,7 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from helpers import detectors
+from helpers.training import History
 
 
 @dataclass(frozen=True)
@@ -30,3 +34,26 @@ class Outcome:
     curve: Sequence[Mapping[str, float]] = ()
     extra: Mapping[str, float] = field(default_factory=dict)
     targets: Sequence[Mapping[str, Tensor]] | None = None
+
+
+def measured(
+    trained: nn.Module,
+    detect: detectors.Detect,
+    history: History,
+    held_out,
+    device: torch.device,
+    **more,
+) -> Outcome:
+    """The outcome of a trained detector on a held-out split; more: its other attributes.
+
+    detect: images (N, 3, H, W) -> detections, one dictionary per image.
+    """
+    return Outcome(
+        detections=detectors.detect_all(detect, held_out.images, device),
+        steps=len(next(iter(history.values()))),
+        seconds=history.seconds,
+        parameters=sum(p.numel() for p in trained.parameters()),
+        weights=trained.state_dict(),
+        ms_per_image=detectors.ms_per_image(detect, held_out.images[:30], device),
+        **more,
+    )

@@ -840,3 +840,42 @@ def test_mean_distances_by_level(nb):
     at = stride.expand(len(classes), -1)
     means = [goals[(classes >= 0) & (at == s)].mean().item() for s in nb.STRIDES]
     assert means == pytest.approx([8, 15, 24], abs=0.5)
+
+
+def answers_of(nb, rule, images=300):
+    """Per training image who answers (L,), by `rule`, and the boxes."""
+    at, stride = nb.all_locations(128, 128)
+    targets = benchmark("train").targets[:images]
+    return [(rule(at, stride, t["boxes"]), t["boxes"]) for t in targets]
+
+
+def test_how_many_positives_lie_near_an_edge(nb):
+    at, _ = nb.all_locations(128, 128)
+    rules = [partial(nb.assign, **nb.RULES[name]) for name in ("main", "wide ranges")]
+    rules += [partial(nb.assign, **nb.RULES["wide ranges, no centre sampling"])]
+    rules += [partial(nb.assign, **nb.EVERY_LEVEL), nb.atss]
+    shares = []
+    for rule in rules:
+        central = [
+            nb.centerness_of(nb.ltrb_of(at[match >= 0], boxes[match[match >= 0]]))
+            for match, boxes in answers_of(nb, rule)
+        ]
+        shares.append(100 * (torch.cat(central) < 0.3).float().mean().item())
+    assert shares == pytest.approx([30, 9, 42, 48, 4], abs=0.9)
+
+
+def test_an_object_in_four_has_two_levels_under_atss(nb):
+    _, stride = nb.all_locations(128, 128)
+    levels = [
+        len(stride[match == m].unique())
+        for match, boxes in answers_of(nb, nb.atss)
+        for m in range(len(boxes))
+    ]
+    assert torch.tensor(levels).gt(1).float().mean() == pytest.approx(0.25, abs=0.03)
+
+
+def test_smallest_and_last_disagree_at_one_positive_in_fifty(nb):
+    pairs = zip(answers_of(nb, partial(nb.assign, **nb.EVERY_LEVEL)), answers_of(nb, nb.last_wins))
+    smallest, last = (torch.cat(side) for side in zip(*((a[0], b[0]) for a, b in pairs)))
+    assert torch.equal(smallest >= 0, last >= 0)
+    assert (smallest != last).sum() / (smallest >= 0).sum() == pytest.approx(0.02, abs=0.003)

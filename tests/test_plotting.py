@@ -79,7 +79,7 @@ def simulate_deuteranopia(rgb):
 
 @pytest.mark.parametrize("eye", [lambda rgb: rgb, simulate_deuteranopia], ids=["normal", "deutan"])
 def test_colours_can_be_told_apart(eye):
-    assert len(set(COLOURS)) == len(COLOURS) == 7 and len(LINE_STYLES) == 5
+    assert len(set(COLOURS)) == len(COLOURS) == 7 and len(set(LINE_STYLES)) == 5
     lab = rgb2lab(eye(np.array([to_rgb(colour) for colour in COLOURS])))
     for i in range(len(lab)):
         for j in range(i):
