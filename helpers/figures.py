@@ -822,12 +822,11 @@ def evidence_figure(
     image: Tensor, regions: Sequence[Tensor], evidence: Sequence[Tensor], titles: Sequence[str]
 ) -> Figure:
     """An image (3, H, W), once per region (4,), and how much each cell (h, w) counts for it."""
-    figure, axes = plt.subplots(
-        1, len(regions), figsize=(4.9 * len(regions), 5.3), layout="constrained"
-    )
+    look = {"figsize": (4.9 * len(regions), 5.3), "layout": "constrained", "squeeze": False}
+    figure, axes = plt.subplots(1, len(regions), **look)
     height, width = image.shape[1:]
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-    for ax, region, weight, title in zip(axes, regions, evidence, titles):
+    for ax, region, weight, title in zip(axes[0], regions, evidence, titles):
         show_image(ax, image.float().mean(dim=0).byte(), title)
         strength = (weight / weight.max().clamp(min=1e-9)).numpy()
         colour = np.broadcast_to(to_rgb(COLOURS[0]), (*strength.shape, 3))
@@ -1363,7 +1362,7 @@ def queries_figure(centres: Tensor, owners: Mapping[str, Tensor], places: Tensor
 
     places: (Q, 2), a number each.
     """
-    look = {"figsize": (13.5, 6.9), "layout": "constrained", "squeeze": False}
+    look = {"figsize": (13.5, 5.2), "layout": "constrained", "squeeze": False}
     figure, axes = plt.subplots(1, len(owners), **look)
     for ax, (name, owner) in zip(axes[0], owners.items()):
         for q in range(len(places)):
@@ -1380,7 +1379,7 @@ def matching_figure(
     objects: Tensor, answers: Tensor, pairs: Sequence[tuple[int, int]], title: str
 ) -> Figure:
     """Objects (M, 4) dashed and answers (Q, 4) solid, centre and size, and who takes which."""
-    figure, ax = plt.subplots(figsize=(13.5, 6.2), layout="constrained")
+    figure, ax = plt.subplots(figsize=(13.5, 4.0), layout="constrained")
     for boxes, look in ((objects, {"ec": "black", "ls": "--"}), (answers, {"ec": COLOURS[1]})):
         for i, box in enumerate(boxes):
             _centred(ax, box, lw=3, **look)
