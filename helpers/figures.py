@@ -1298,7 +1298,7 @@ def detr_figure() -> Figure:
         "read_\nanswers": Part("fixed"),
         "Positional\n Encoding2D ": Part("fixed", under=(" Transformer \nEncoder", 1), added=True),
         " query_embed ": Part("learnt", under=(" Transformer \nDecoder", 1), added=True),
-        " DETRLoss ": Part(
+        " DETRLoss, \ntrue objects": Part(
             "fixed", under=(" class_embed \nbbox_embed", 1), added=True, training=True
         ),
         " Hungarian \nMatcher": Part(
@@ -1316,43 +1316,73 @@ def detr_figure() -> Figure:
         ("Positional\n Encoding2D ", " Transformer \nEncoder"): "(256, 96)",
         ("Positional\n Encoding2D ", " Transformer \nDecoder"): "",
         (" query_embed ", " Transformer \nDecoder"): "(16, 96)",
-        (" class_embed \nbbox_embed", " DETRLoss "): "all 3 layers",
-        (" Hungarian \nMatcher", " DETRLoss "): "pairs",
+        (" class_embed \nbbox_embed", " DETRLoss, \ntrue objects"): "all 3 layers",
+        (" Hungarian \nMatcher", " DETRLoss, \ntrue objects"): "pairs",
     }
     return _label_over_arrows(detector_figure(parts, arrows))
 
 
 def transformer_figure() -> Figure:
     """One layer of DETR's encoder, above, and one of its decoder, below, with every shape."""
+    attend, cross = "attend:\n4 heads, 256 × 256", "cross_attend:\n4 heads, 16 × 256"
+    among = "self_attend:\n4 heads, 16 × 16"
+    think, again = "think:\n96 → 192 → 96", "think: \n96 → 192 → 96"
     parts = {
         "features": Part("map", size=(96, 16, 16)),
         "flatten": Part("fixed"),
-        "attend:\n4 heads, 256 × 256": Part("learnt", added=True),
-        "think:\n96 → 192 → 96": Part("learnt", added=True),
+        attend: Part("learnt", added=True),
+        think: Part("learnt", added=True),
         "memory": Part("map", size=(96, 16, 16), added=True),
-        "PositionalEncoding2D": Part("fixed", under=("attend:\n4 heads, 256 × 256", 1)),
-        " query_embed ": Part("learnt", under=("features", 2), added=True),
-        "self_attend:\n4 heads, 16 × 16": Part("learnt", under=("flatten", 2), added=True),
-        "cross_attend:\n4 heads, 16 × 256": Part(
-            "learnt", under=("attend:\n4 heads, 256 × 256", 2), added=True
-        ),
-        "think: \n96 → 192 → 96": Part("learnt", under=("think:\n96 → 192 → 96", 2), added=True),
+        " Positional \nEncoding2D": Part("fixed", under=(attend, 1), added=True),
+        " zeros ": Part("fixed", under=("features", 2)),
+        among: Part("learnt", under=("flatten", 2), added=True),
+        cross: Part("learnt", under=(attend, 2), added=True),
+        again: Part("learnt", under=(think, 2), added=True),
         " class_embed \nbbox_embed": Part("learnt", under=("memory", 2), added=True),
+        " query_embed ": Part("learnt", under=("features", 1), added=True),
     }
     arrows = {
         ("features", "flatten"): "(96, 16, 16)      ",
-        ("flatten", "attend:\n4 heads, 256 × 256"): "        (256, 96)        ",
-        ("attend:\n4 heads, 256 × 256", "think:\n96 → 192 → 96"): "      (256, 96)      ",
-        ("think:\n96 → 192 → 96", "memory"): "    (256, 96)    ",
-        (
-            "PositionalEncoding2D",
-            "attend:\n4 heads, 256 × 256",
-        ): "(256, 96), before and after",
-        (" query_embed ", "self_attend:\n4 heads, 16 × 16"): "(16, 96)",
-        ("self_attend:\n4 heads, 16 × 16", "cross_attend:\n4 heads, 16 × 256"): "(16, 96)",
-        ("cross_attend:\n4 heads, 16 × 256", "think: \n96 → 192 → 96"): "(16, 96)",
-        ("memory", "cross_attend:\n4 heads, 16 × 256"): "(256, 96)",
-        ("think: \n96 → 192 → 96", " class_embed \nbbox_embed"): "(16, 96)",
+        ("flatten", attend): "        (256, 96)        ",
+        (attend, think): "      (256, 96)      ",
+        (think, "memory"): "    (256, 96)    ",
+        (" Positional \nEncoding2D", attend): "+",
+        (" Positional \nEncoding2D", "memory"): "",
+        (" zeros ", among): "(16, 96)",
+        (among, cross): "(16, 96)",
+        (cross, again): "(16, 96)",
+        ("memory", cross): "",
+        (again, " class_embed \nbbox_embed"): "(16, 96)",
+        (" query_embed ", among): "",
+        (" query_embed ", cross): "",
+    }
+    return detector_figure(parts, arrows)
+
+
+def placed_figure() -> Figure:
+    """A decoder layer whose queries stand at places: from one box of a query to its next."""
+    parts = {
+        " box ": Part("fixed"),
+        " Positional \nEncoding2D": Part("fixed"),
+        "self_attend": Part("learnt"),
+        "cross_attend": Part("learnt"),
+        " think ": Part("learnt"),
+        " bbox_embed ": Part("learnt"),
+        " next box ": Part("fixed", added=True),
+        " query_embed: \ncontents": Part("learnt", under=(" Positional \nEncoding2D", 1)),
+        " nearness ": Part("learnt", under=("cross_attend", 1), added=True),
+        " places ": Part("learnt", under=(" bbox_embed ", 1), added=True),
+    }
+    arrows = {
+        (" box ", " Positional \nEncoding2D"): "x, y",
+        (" Positional \nEncoding2D", "self_attend"): "(16, 96)",
+        ("self_attend", "cross_attend"): "(16, 96)",
+        ("cross_attend", " think "): "(16, 96)",
+        (" think ", " bbox_embed "): "(16, 96)",
+        (" bbox_embed ", " next box "): "offset",
+        (" query_embed: \ncontents", "self_attend"): "first state",
+        (" nearness ", "cross_attend"): "+ scores",
+        (" places ", " next box "): "+ (16, 4)",
     }
     return detector_figure(parts, arrows)
 
