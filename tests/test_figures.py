@@ -329,7 +329,7 @@ def test_a_detector_is_drawn_with_the_names_of_its_page(closed, draw_it, lecture
 def test_the_shapes_of_the_transformer_are_those_of_the_page(closed):
     page = lessons.load("08_detr")
     model = page.PlacedDETR(**page.SLIM)
-    memory, _ = model.encode(torch.zeros(1, 3, 128, 128))
+    memory, *_ = model.encode(torch.zeros(1, 3, 128, 128))
     figure = figures.transformer_figure()
     figure.canvas.draw()
     words = " ".join(texts_of(figure))
@@ -342,6 +342,24 @@ def test_the_shapes_of_the_transformer_are_those_of_the_page(closed):
     for name in ("attend", "think", "self_attend", "cross_attend"):
         layers = (model.encoder.layers[0], model.decoder.layers[0])
         assert name in words and any(hasattr(layer, name) for layer in layers)
+
+
+def test_a_placed_query_is_drawn_with_the_names_of_its_page(closed):
+    page = lessons.load("08_detr")
+    model = page.PlacedDETR(**page.SLIM)
+    words = " ".join(texts_of(figures.placed_figure()))
+    for name in ("self_attend", "cross_attend", "think"):
+        assert name in words and hasattr(model.decoder.layers[0], name)
+    for name in ("query_embed", "bbox_embed", "nearness", "places"):
+        assert name in words and hasattr(model, name)
+    assert f"{tuple(model.places.shape)}" in words
+
+
+def test_evidence_for_a_single_region(closed):
+    box, weights = torch.tensor([2.0, 3.0, 9.0, 12.0]), torch.rand(4, 4)
+    figure = figures.evidence_figure(torch.zeros(3, 16, 16), [box], [weights], ["one"])
+    (ax,) = figure.axes
+    assert ax.get_title() == "one" and len(ax.images) == 2
 
 
 def test_queries_have_their_dots_and_their_places(closed):
@@ -465,7 +483,13 @@ def test_the_family_is_drawn_in_three_rows(closed):
 
 @pytest.mark.parametrize(
     "draw_it",
-    [family_figure, faster_rcnn_figure, figures.detr_figure, figures.transformer_figure],
+    [
+        family_figure,
+        faster_rcnn_figure,
+        figures.detr_figure,
+        figures.transformer_figure,
+        figures.placed_figure,
+    ],
 )
 def test_no_text_leaves_the_diagram(closed, draw_it):
     figure = draw_it()

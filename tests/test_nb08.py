@@ -17,7 +17,8 @@ from torch.testing import assert_close
 from torchvision.ops import box_convert, box_iou
 
 from helpers.detectors import to_input
-from helpers.shapes import benchmark
+from helpers.records import EXPERIMENTS, read_records
+from helpers.shapes import benchmark, shape_mask
 
 SEEDS = st.integers(0, 10**6)
 TINY = {"channels": (8, 8, 8), "dim": 16, "heads": 2, "hidden": 24, "depths": (1, 2)}
@@ -934,3 +935,37 @@ def test_looking_changes_nothing(nb, tiny, part, layer, shape):
     assert_close((logits[None], boxes[None]), before, **CLOSE)
     assert not any(getattr(m, "keep", False) for m in network.modules())
     assert_close(network(x)[layer], before, **CLOSE)
+
+
+# ---------------------------------------------------------------- numbers of the prose
+def test_objects_measure_8_to_72_pixels():
+    boxes = torch.cat([t["boxes"] for split in ("train", "test") for t in benchmark(split).targets])
+    sides = boxes[:, 2:] - boxes[:, :2]
+    assert (int(sides.min()), int(sides.max())) == (8, 72)
+
+
+def test_the_cost_of_a_fine_map_on_a_photograph():
+    tokens = (800 // 8) * (1200 // 8)
+    assert tokens == 15_000 and tokens**2 == 225_000_000
+
+
+def test_how_many_images_each_has_seen(nb):
+    assert round(300 * 118_000 / 1e6) == 35 and nb.CPU_STEPS * nb.BATCH == 20_000
+
+
+def test_half_of_the_lower_twins_show_a_quarter_or_less(nb):
+    images, targets = nb.with_twins(benchmark("test"))
+    size, seen = images.shape[3], []
+    for t in targets:
+        label = int(t["labels"][-1])
+        under, over = (shape_mask(label, box.int().tolist(), size) for box in t["boxes"][-2:])
+        seen.append((under & ~over).sum() / under.sum())
+    assert 0.2 < np.median(seen) < 0.26
+
+
+def test_lengths_of_what_came_after():
+    rows, _ = read_records(EXPERIMENTS, ["08_detr"])
+    lengths = {"main": 2500, "denoising": 2275, "groups": 1575, "taught tokens": 2375}
+    assert {row["variant"]: row["steps"] for row in rows if row["variant"] in lengths} == lengths
+    shares = [lengths[name] / 2500 for name in ("denoising", "groups", "taught tokens")]
+    assert shares == [0.91, 0.63, 0.95]

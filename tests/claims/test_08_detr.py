@@ -149,7 +149,7 @@ def test_a_hundred_queries(lesson, measure):
     "detr",
     7,
     1158,
-    says="each query competes to represent one object in the image",
+    says="queries compete, and each comes to stand for one object",
     verdict="imprecise",
     paper="queries come to prefer regions and sizes, figure 7",
 )
@@ -424,7 +424,7 @@ def test_simple_to_write_hard_to_train(measure):
     "detr",
     20,
     1214,
-    says="DETR is the first truly end-to-end object detector",
+    says="before DETR no detector was trained end to end",
     verdict="contradicts",
     paper="Stewart et al. 2016 trained people detection with a matching loss, section 2",
 )
@@ -438,7 +438,7 @@ def test_who_was_first(measure):
     "detr",
     21,
     1214,
-    says="no anchors, no proposals, no NMS, just pure attention",
+    says="attention alone: neither anchors nor proposals nor NMS",
     verdict="false",
     paper=f"without feed-forward networks {WITHOUT['feed-forward networks']} AP less, without the "
     f"encoder {WITHOUT['encoder']}; {PARAMETERS['backbone']} of {PARAMETERS['all']} million "
