@@ -1369,9 +1369,9 @@ def placed_figure() -> Figure:
         " think ": Part("learnt"),
         " bbox_embed ": Part("learnt"),
         " next box ": Part("fixed", added=True),
-        " query_embed: \ncontents": Part("learnt", under=(" Positional \nEncoding2D", 1)),
+        " query_embed: \nfirst state": Part("learnt", under=(" Positional \nEncoding2D", 1)),
         " nearness ": Part("learnt", under=("cross_attend", 1), added=True),
-        " places ": Part("learnt", under=(" bbox_embed ", 1), added=True),
+        " places \n(16, 4)": Part("learnt", under=(" bbox_embed ", 1), added=True),
     }
     arrows = {
         (" box ", " Positional \nEncoding2D"): "x, y",
@@ -1380,9 +1380,9 @@ def placed_figure() -> Figure:
         ("cross_attend", " think "): "(16, 96)",
         (" think ", " bbox_embed "): "(16, 96)",
         (" bbox_embed ", " next box "): "offset",
-        (" query_embed: \ncontents", "self_attend"): "first state",
+        (" query_embed: \nfirst state", "self_attend"): "",
         (" nearness ", "cross_attend"): "+ scores",
-        (" places ", " next box "): "+ (16, 4)",
+        (" places \n(16, 4)", " next box "): "",
     }
     return detector_figure(parts, arrows)
 
