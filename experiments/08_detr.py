@@ -37,23 +37,6 @@ class NoNearness(lesson.PlacedDETR):
         return allowed
 
 
-class StepByStep(lesson.PlacedDETR):
-    """Each layer moves the box of the layer before, as in DAB-DETR."""
-
-    def decode(self, memory, places, allowed=None, queries=None, among=None):
-        content, box = queries or (self.query_embed.weight, self.places)
-        x, box = (t.expand(len(memory), -1, -1) for t in (content, box))
-        answers = []
-        for layer in self.decoder.layers:
-            now = box.detach().sigmoid()
-            near = self.nearness(now, places, allowed)
-            x = layer(x, self.position.encode(now[..., :2]), memory, near, among)
-            state = self.decoder.norm(x)
-            box = box.detach() + self.bbox_embed(state)
-            answers.append((self.class_embed(state), box.sigmoid()))
-        return answers
-
-
 class Blind(lesson.PlacedDETR):
     """Each query sees only itself."""
 
@@ -92,7 +75,6 @@ VARIANTS = {
     "plain, with places": {"criterion": PAPER, "backbone_rate": 1.0},
     "no places": {"network": Plain},
     "no nearness": {"network": NoNearness},
-    "step by step": {"network": StepByStep},
     "paper's class weights": {"criterion": lesson.DETRLoss(weights=(1.0, 5.0, 4.0))},
     "one rate": {"backbone_rate": 1.0},
     "no auxiliary losses": {"criterion": loss(OnlyTheLast)},
@@ -101,7 +83,6 @@ VARIANTS = {
     "no encoder": {"model": {"depths": (0, 3)}},
     "blind queries": {"network": Blind},
     "twins": {"twins": True},
-    "twins, blind queries": {"twins": True, "network": Blind},
     "twins, FCOS": {"twins": True, "fcos": True},
     "denoising": {"network": lesson.DenoisingDETR, "length": 0.91},
     "groups": {"network": lesson.GroupDETR, "length": 0.63},
