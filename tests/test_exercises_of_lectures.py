@@ -875,7 +875,35 @@ MANY = {
     ),
     "and 0.": lambda cost, k: (list(range(3 * k)), [i % 3 for i in range(3 * k)]),
 }
-MISTAKES |= {"detr.q1": PAIRS_OF_COSTS, "detr.q2": ATTENDED, "detr.q3": MANY}
+
+
+def merged_by(pairs=True, mean_boxes=True, mean_said=True):
+    """The mean of two looks with what a mistake leaves out."""
+
+    def merge(boxes, said, other, theirs):
+        if pairs:
+            order = linear_sum_assignment(torch.cdist(boxes, other, p=1))[1]
+            other, theirs = other[order], theirs[order]
+        return (
+            (boxes + other) / 2 if mean_boxes else boxes,
+            (said + theirs) / 2 if mean_said else said,
+        )
+
+    return merge
+
+
+LOOKS = {
+    "two tensors are wanted, boxes and probabilities": lambda boxes, *_: boxes,
+    "query i of the mirror image is not query i here: match the boxes first": merged_by(False),
+    "the mean of both looks, not the first": merged_by(mean_boxes=False),
+    "the probabilities want a mean, too": merged_by(mean_said=False),
+}
+MISTAKES |= {
+    "detr.q1": PAIRS_OF_COSTS,
+    "detr.q2": ATTENDED,
+    "detr.q3": MANY,
+    "detr.q4": LOOKS,
+}
 CASES = [(place, said) for place, mistakes in MISTAKES.items() for said in mistakes]
 
 
