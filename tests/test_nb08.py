@@ -969,3 +969,29 @@ def test_lengths_of_what_came_after():
     assert {row["variant"]: row["steps"] for row in rows if row["variant"] in lengths} == lengths
     shares = [lengths[name] / 2500 for name in ("denoising", "groups", "taught tokens")]
     assert shares == [0.91, 0.63, 0.95]
+
+
+def test_fcos_without_twins_is_ahead_by_as_much_as_the_page_says():
+    rows, _ = read_records(EXPERIMENTS, ["07_fcos", "08_detr"])
+    aps = {
+        lecture: [r["AP"] for r in rows if (r["notebook"], r["variant"]) == (lecture, "main")]
+        for lecture in ("07_fcos", "08_detr")
+    }
+    assert [round(float(np.mean(ap)), 2) for ap in aps.values()] == [0.74, 0.61]
+
+
+def test_every_seed_with_taught_tokens_is_above_every_one_without():
+    rows, _ = read_records(EXPERIMENTS, ["08_detr"])
+    taught, main = ([r["AP"] for r in rows if r["variant"] == v] for v in ("taught tokens", "main"))
+    assert min(taught) > max(main)
+
+
+def test_groups_are_no_better_than_the_main_model_on_its_way():
+    rows, _ = read_records(EXPERIMENTS, ["08_detr"])
+    on_the_way = [
+        np.interp(1575, *zip(*((p["steps"], p["AP"]) for p in r["curve"])))
+        for r in rows
+        if r["variant"] == "main"
+    ]
+    groups = [r["AP"] for r in rows if r["variant"] == "groups"]
+    assert abs(np.mean(on_the_way) - np.mean(groups)) < 0.02
