@@ -125,15 +125,3 @@ def error_counts(detection: Target, target: Target, score_threshold: float = 0.5
         counts[kind] += 1
     counts["missed"] = int((~found).sum())
     return counts
-
-
-def worst_images(
-    detections: list[Target], targets: list[Target], count: int, score_threshold: float = 0.5
-) -> list[int]:
-    """Indices of the `count` images with most errors (see `error_counts`), the worst first."""
-    if count < 0:
-        raise ValueError(f"count must not be negative, got {count}")
-    refuse_crowds(_checked(detections, targets)[1])
-    counts = [error_counts(d, t, score_threshold) for d, t in zip(detections, targets)]
-    errors = [sum(count.values()) - count["correct"] for count in counts]
-    return sorted(range(len(errors)), key=lambda i: -errors[i])[:count]

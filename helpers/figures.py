@@ -825,12 +825,11 @@ def evidence_figure(
     image: Tensor, regions: Sequence[Tensor], evidence: Sequence[Tensor], titles: Sequence[str]
 ) -> Figure:
     """An image (3, H, W), once per region (4,), and how much each cell (h, w) counts for it."""
-    figure, axes = plt.subplots(
-        1, len(regions), figsize=(4.9 * len(regions), 5.3), layout="constrained"
-    )
+    look = {"figsize": (4.9 * len(regions), 5.3), "layout": "constrained", "squeeze": False}
+    figure, axes = plt.subplots(1, len(regions), **look)
     height, width = image.shape[1:]
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-    for ax, region, weight, title in zip(axes, regions, evidence, titles):
+    for ax, region, weight, title in zip(axes[0], regions, evidence, titles):
         show_image(ax, image.float().mean(dim=0).byte(), title)
         strength = (weight / weight.max().clamp(min=1e-9)).numpy()
         colour = np.broadcast_to(to_rgb(COLOURS[0]), (*strength.shape, 3))
@@ -1283,6 +1282,147 @@ def atss_figure(
         ax.set_xticks(range(len(levels)), [f"P{2 + level}" for level in range(len(levels))])
         ax.set(title=f"object {'abcdef'[m]}", ylim=(-0.03, 1))
     axes[1].set_ylabel("IoU of the candidate's square")
+    return figure
+
+
+# ---------------------------------------------------------------- lecture 08
+
+
+def detr_figure() -> Figure:
+    """DETR from the image to its set of boxes, and what teaches it."""
+    parts = {
+        "image": Part("map", size=(3, 128, 128)),
+        "Simple\n Backbone ": Part("learnt"),
+        "features": Part("map", size=(96, 16, 16)),
+        " Transformer \nEncoder": Part("learnt", added=True),
+        "memory": Part("map", size=(96, 16, 16), added=True),
+        " Transformer \nDecoder": Part("learnt", added=True),
+        " class_embed \nbbox_embed": Part("learnt", added=True),
+        "read_\nanswers": Part("fixed"),
+        "Positional\n Encoding2D ": Part("fixed", under=(" Transformer \nEncoder", 1), added=True),
+        " query_embed ": Part("learnt", under=(" Transformer \nDecoder", 1), added=True),
+        " DETRLoss, \ntrue objects": Part(
+            "fixed", under=(" class_embed \nbbox_embed", 1), added=True, training=True
+        ),
+        " Hungarian \nMatcher": Part(
+            "fixed", under=("read_\nanswers", 1), added=True, training=True
+        ),
+    }
+    arrows = {
+        ("image", "Simple\n Backbone "): "(3, 128, 128)",
+        ("Simple\n Backbone ", "features"): "",
+        ("features", " Transformer \nEncoder"): "(256, 96)",
+        (" Transformer \nEncoder", "memory"): "",
+        ("memory", " Transformer \nDecoder"): "(256, 96)",
+        (" Transformer \nDecoder", " class_embed \nbbox_embed"): "3 × (16, 96)",
+        (" class_embed \nbbox_embed", "read_\nanswers"): "(16, 4), (16, 4)",
+        ("Positional\n Encoding2D ", " Transformer \nEncoder"): "(256, 96)",
+        ("Positional\n Encoding2D ", " Transformer \nDecoder"): "",
+        (" query_embed ", " Transformer \nDecoder"): "(16, 96)",
+        (" class_embed \nbbox_embed", " DETRLoss, \ntrue objects"): "all 3 layers",
+        (" Hungarian \nMatcher", " DETRLoss, \ntrue objects"): "pairs",
+    }
+    return _label_over_arrows(detector_figure(parts, arrows))
+
+
+def transformer_figure() -> Figure:
+    """One layer of DETR's encoder, above, and one of its decoder, below, with every shape."""
+    attend, cross = "attend:\n4 heads, 256 × 256", "cross_attend:\n4 heads, 16 × 256"
+    among = "self_attend:\n4 heads, 16 × 16"
+    think, again = "think:\n96 → 192 → 96", "think: \n96 → 192 → 96"
+    parts = {
+        "features": Part("map", size=(96, 16, 16)),
+        "flatten": Part("fixed"),
+        attend: Part("learnt", added=True),
+        think: Part("learnt", added=True),
+        "memory": Part("map", size=(96, 16, 16), added=True),
+        " Positional \nEncoding2D": Part("fixed", under=(attend, 1), added=True),
+        " zeros ": Part("fixed", under=("features", 2)),
+        among: Part("learnt", under=("flatten", 2), added=True),
+        cross: Part("learnt", under=(attend, 2), added=True),
+        again: Part("learnt", under=(think, 2), added=True),
+        " class_embed \nbbox_embed": Part("learnt", under=("memory", 2), added=True),
+        " query_embed ": Part("learnt", under=("features", 1), added=True),
+    }
+    arrows = {
+        ("features", "flatten"): "(96, 16, 16)      ",
+        ("flatten", attend): "        (256, 96)        ",
+        (attend, think): "      (256, 96)      ",
+        (think, "memory"): "    (256, 96)    ",
+        (" Positional \nEncoding2D", attend): "+",
+        (" Positional \nEncoding2D", "memory"): "",
+        (" zeros ", among): "(16, 96)",
+        (among, cross): "(16, 96)",
+        (cross, again): "(16, 96)",
+        ("memory", cross): "",
+        (again, " class_embed \nbbox_embed"): "(16, 96)",
+        (" query_embed ", among): "",
+        (" query_embed ", cross): "",
+    }
+    return detector_figure(parts, arrows)
+
+
+def placed_figure() -> Figure:
+    """A decoder layer whose queries stand at places: from one box of a query to its next."""
+    parts = {
+        " box ": Part("fixed"),
+        " Positional \nEncoding2D": Part("fixed"),
+        "self_attend": Part("learnt"),
+        "cross_attend": Part("learnt"),
+        " think ": Part("learnt"),
+        " bbox_embed ": Part("learnt"),
+        " next box ": Part("fixed", added=True),
+        " query_embed: \nfirst state": Part("learnt", under=(" Positional \nEncoding2D", 1)),
+        " nearness ": Part("learnt", under=("cross_attend", 1), added=True),
+        " places \n(16, 4)": Part("learnt", under=(" bbox_embed ", 1), added=True),
+    }
+    arrows = {
+        (" box ", " Positional \nEncoding2D"): "x, y",
+        (" Positional \nEncoding2D", "self_attend"): "(16, 96)",
+        ("self_attend", "cross_attend"): "(16, 96)",
+        ("cross_attend", " think "): "(16, 96)",
+        (" think ", " bbox_embed "): "(16, 96)",
+        (" bbox_embed ", " next box "): "offset",
+        (" query_embed: \nfirst state", "self_attend"): "",
+        (" nearness ", "cross_attend"): "+ scores",
+        (" places \n(16, 4)", " next box "): "",
+    }
+    return detector_figure(parts, arrows)
+
+
+def queries_figure(centres: Tensor, owners: Mapping[str, Tensor], places: Tensor) -> Figure:
+    """Centres (B, 2), shares of the image: a panel for each way to say whose (B,) they are.
+
+    places: (Q, 2), a number each.
+    """
+    look = {"figsize": (13.5, 5.2), "layout": "constrained", "squeeze": False}
+    figure, axes = plt.subplots(1, len(owners), **look)
+    for ax, (name, owner) in zip(axes[0], owners.items()):
+        for q in range(len(places)):
+            dots = {"marker": "os^vDP"[q % 6], "color": COLOURS[q % 7], "ms": 5, "alpha": 0.6}
+            ax.plot(*centres[owner == q].T.numpy(), ls="", **dots)
+        for q, place in enumerate(places.tolist()):
+            pale = {"fc": "white", "ec": "black", "pad": 2, "alpha": 0.85}
+            ax.text(*place, str(q), ha="center", va="center", fontsize=14, bbox=pale)
+        ax.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[], aspect="equal", title=name)
+    return figure
+
+
+def matching_figure(
+    objects: Tensor, answers: Tensor, pairs: Sequence[tuple[int, int]], title: str
+) -> Figure:
+    """Objects (M, 4) dashed and answers (Q, 4) solid, centre and size, and who takes which."""
+    figure, ax = plt.subplots(figsize=(13.5, 4.0), layout="constrained")
+    for boxes, look in ((objects, {"ec": "black", "ls": "--"}), (answers, {"ec": COLOURS[1]})):
+        for i, box in enumerate(boxes):
+            _centred(ax, box, lw=3, **look)
+            name = f"{'object' if boxes is objects else 'answer'} {i}"
+            corner = (box[:2] - box[2:] / 2).tolist()
+            ax.text(*corner, name, color=look["ec"], fontsize=14, va="bottom")
+    for i, j in pairs:
+        ends = np.array([answers[i, :2].tolist(), objects[j, :2].tolist()])
+        ax.plot(*ends.T, "o-", color=COLOURS[0], lw=3)
+    ax.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[], aspect="equal", title=title)
     return figure
 
 

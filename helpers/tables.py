@@ -54,7 +54,7 @@ def experiment_table(
 ) -> Markdown:
     """A recorded experiment: means over seeds, and whether a variant differs from the first one.
 
-    columns: keys of the record to show the means of, beside the AP.
+    columns: keys of the record, or of its "extra", to show the means of, beside the AP.
     Beyond the seeds: Welch's t-test over the seeds gives p < 0.05. Beyond the images: the middle
     95 % of the difference over resampled held-out sets (paired, lecture 09) leave out 0.
     """
@@ -82,7 +82,7 @@ def _recorded(lecture: str, folder: Path) -> dict[str, list]:
     if problems:
         raise ValueError(f"{folder.name}/{problems[0]}")
     names = dict.fromkeys(row["variant"] for row in rows)
-    return {name: [row for row in rows if row["variant"] == name] for name in names}
+    return {name: [r | r.get("extra", {}) for r in rows if r["variant"] == name] for name in names}
 
 
 def _experiment_row(

@@ -112,16 +112,16 @@ def fit(
     data: Iterable[tuple],
     steps: int,
     learning_rate: float = 0.002,
+    groups: Iterable[dict] | None = None,
 ) -> History:
     """Train `model` on `data`, `steps` batches, and leave it in evaluation mode.
 
-    The loop of all lectures: AdamW, a warm-up and half a cosine for the learning rate, gradients
-    clipped to length 10. `losses` makes of a batch the parts of the loss, whose sum is minimised.
+    The loop of all lectures: AdamW, a warm-up and half a cosine, gradients clipped to length 10.
+    `losses` makes of a batch the parts of the loss to minimise; `groups` have rates of their own.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, fused=True)  # decay 0.01
+    optimizer = torch.optim.AdamW(groups or model.parameters(), learning_rate, fused=True)
     schedule = warmup_cosine(optimizer, steps, warmup=min(50, steps // 4))
-    history = History()
-    model.train()
+    history, model = History(), model.train()
     for batch in data:
         parts = losses(*batch)
         optimizer.zero_grad()

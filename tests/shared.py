@@ -55,14 +55,6 @@ def notebook_code(name: str, **variables: Any) -> Iterator[Any]:
     torch.set_num_threads(threads)
 
 
-def add_constants(module: Any, names: set[str]) -> None:
-    """Add those constants of a loaded notebook whose values call its classes; `load` omits them."""
-    for cell in read(Path(module.__file__)).cells:
-        for node in ast.parse(cell.source).body if cell.cell_type == "code" else ():
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in names:
-                exec(ast.unparse(node), vars(module))
-
-
 def random_boxes(count: int, seed: int = 0, size: float = 60.0) -> torch.Tensor:
     """Boxes (count, 4) xyxy with sides of 1 pixel or more."""
     generator = torch.Generator().manual_seed(seed)

@@ -284,13 +284,6 @@ CASES = {
             r"detections\[0\]\['labels'\] must be integers, got torch.float32",
         ),
     },
-    "evaluation.worst_images": {
-        "count": (
-            lambda: evaluation.worst_images([], [], -1),
-            "count must not be negative, got -1",
-        ),
-        "lengths": (lambda: evaluation.worst_images([FOUND], [], 1), "one entry per image"),
-    },
     "explore.explore": {
         "name": (lambda: explore.explore(draw, sise=(0, 1, 1)), "ranges do not fit the arguments"),
         "reversed": (lambda: explore.explore(draw, size=(2, 1, 1)), "size: min 2 must be less"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from pretend_cuda import CPU, CUDA, OnCuda, pretend_cuda
-from shared import add_constants, notebook_code
+from shared import notebook_code
 from torch import nn
 
 from helpers import shapes
@@ -59,11 +59,9 @@ def retinanet_of_06(nb, steps):
     return model, history, detect_all(detect, nb.test_set.images, nb.DEVICE)
 
 
-def on_benchmark(nb, steps, **reading):
-    """A lecture whose notebook reads its answers with a function made by detector_of."""
-    model, history = nb.train_on_benchmark(steps)
-    detect = nb.detector_of(model, **reading)
-    return model, history, detect_all(detect, nb.test_set.images, nb.DEVICE)
+def detr(nb, steps):
+    model, history = nb.train_detr(steps, nb.SEED)
+    return model, history, detect_all(model.detect, nb.test_set.images, nb.DEVICE)
 
 
 def yolo(nb, steps):
@@ -90,7 +88,7 @@ DETECTORS = {
     "SSD": ("06_ssd", ssd),
     "RetinaNet of 06": ("06_ssd", retinanet_of_06),
     "FCOS": ("07_fcos", fcos),
-    "DETR": ("08_detr", on_benchmark),
+    "DETR": ("08_detr", detr),
 }
 EVERY_DETECTOR = pytest.mark.parametrize("name", DETECTORS)
 
@@ -139,7 +137,6 @@ def lessons():
         def lesson(name):
             settings = {"SEED": 0, "K": CLASSES, "C": CLASSES, "DEVICE": CPU}
             module = stack.enter_context(notebook_code(name, **settings))
-            add_constants(module, {"LOSS"})
             return module
 
         yield lesson
@@ -269,7 +266,7 @@ READERS = {
     "YOLO": ("05_yolo", lambda nb, x: nb.detector_of(small_yolo(nb))(x)),
     "SSD": ("06_ssd", lambda nb, x: nb.detector_of(nb.SSD(3).eval())(x)),
     "FCOS": ("07_fcos", lambda nb, x: nb.detector_of(nb.FCOSDetector(3).eval())(x)),
-    "DETR": ("08_detr", lambda nb, x: nb.detector_of(nb.slim_detr())(x)),
+    "DETR": ("08_detr", lambda nb, x: nb.slim_detr().eval().detect(x)),
 }
 
 

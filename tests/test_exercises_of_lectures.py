@@ -811,6 +811,99 @@ MIRRORED = dict(fcos.SLIPS) | {
     ],
 }
 MISTAKES |= {"fcos.q1": CENTERNESS, "fcos.q2": ASSIGNED, "fcos.q3": GIOU, "fcos.q4": MIRRORED}
+PAIRS_OF_COSTS = {
+    "the other way round": (15, 12),
+    "each row and each column only once": (9, 15),
+    "two objects must not share a query": (7.0, 15.0),
+    "the first is what greed pays": (15, 15),
+    "the first is right; greed takes the cheapest cell": (12, 16),
+    "There are only six pairings": (13, 15),
+    "a pair (optimal, greedy) is needed, got int": 12,
+}
+
+
+def attend_by(root=6**0.5, mask=lambda z, inside: z.masked_fill(~inside, -math.inf), mix=None):
+    """Attention of one query with what a mistake exchanges."""
+
+    def attend(query, keys, values, inside):
+        weights = mask(keys @ query / root, inside)
+        return mix(weights, inside) @ values if mix else weights.softmax(dim=0) @ values
+
+    return attend
+
+
+ATTENDED = {
+    "padding still counts: the mask was not used": attend_by(mask=lambda z, inside: z),
+    "a score of 0 is not a weight of 0": attend_by(mask=lambda z, inside: z * inside),
+    "mask before the softmax": attend_by(
+        mask=lambda z, inside: z, mix=lambda z, inside: z.softmax(dim=0) * inside
+    ),
+    "the wrong way round: True is image": attend_by(
+        mask=lambda z, inside: z.masked_fill(inside, -math.inf)
+    ),
+    "divide the products by the root of d": attend_by(root=1.0),
+    "divide by the root of d, not by d": attend_by(root=6.0),
+    "the root of the keys' width, not of their number": attend_by(root=5**0.5),
+    "the softmax is missing": attend_by(mask=lambda z, inside: z * inside, mix=lambda z, inside: z),
+    "the answer must have shape (3,), got (5,)": lambda q, k, v, inside: (k @ q).softmax(dim=0),
+    "the answer differs in": lambda q, k, v, inside: v.mean(dim=0),
+}
+
+
+def many_by(spread=lambda cost, k: cost.repeat(1, k), name=lambda copies, cost, k: copies % 3):
+    """Many-to-one matching with what a mistake exchanges."""
+
+    def many_to_one(cost, k):
+        queries, copies = linear_sum_assignment(spread(cost, k))
+        return queries, name(copies, cost, k)
+
+    return many_to_one
+
+
+MANY = {
+    "two lists are wanted, queries and objects": lambda cost, k: cost,
+    "9 pairs are wanted for k = 3, got 3 and 3": many_by(lambda cost, k: cost),
+    "there are 3 objects, numbered from 0, and you name object 8": many_by(
+        name=lambda copies, cost, k: copies
+    ),
+    "each object must come k = 1 times, and you have [0, 0, 0]": many_by(
+        name=lambda copies, cost, k: copies * 0
+    ),
+    "a query can be taught one object only: some query comes twice": lambda cost, k: (
+        list(linear_sum_assignment(cost)[0]) * k,
+        list(linear_sum_assignment(cost)[1]) * k,
+    ),
+    "and 0.": lambda cost, k: (list(range(3 * k)), [i % 3 for i in range(3 * k)]),
+}
+
+
+def merged_by(pairs=True, mean_boxes=True, mean_said=True):
+    """The mean of two looks with what a mistake leaves out."""
+
+    def merge(boxes, said, other, theirs):
+        if pairs:
+            order = linear_sum_assignment(torch.cdist(boxes, other, p=1))[1]
+            other, theirs = other[order], theirs[order]
+        return (
+            (boxes + other) / 2 if mean_boxes else boxes,
+            (said + theirs) / 2 if mean_said else said,
+        )
+
+    return merge
+
+
+LOOKS = {
+    "two tensors are wanted, boxes and probabilities": lambda boxes, *_: boxes,
+    "query i of the mirror image is not query i here: match the boxes first": merged_by(False),
+    "the mean of both looks, not the first": merged_by(mean_boxes=False),
+    "the probabilities want a mean, too": merged_by(mean_said=False),
+}
+MISTAKES |= {
+    "detr.q1": PAIRS_OF_COSTS,
+    "detr.q2": ATTENDED,
+    "detr.q3": MANY,
+    "detr.q4": LOOKS,
+}
 TILES = {
     "the overlap is missing: tiles begin every 512 - 128 pixels": 48,
     "the last tile of each row and column is missing": 70,
@@ -908,6 +1001,9 @@ RIGHT = {
     "fcos.q1": [0.447, 0.4472, math.sqrt(0.2), np.float64(0.447)],
     "fcos.q2": [level_without(), lambda at, b, *range_: level_without()(at.double(), b, *range_)],
     "fcos.q3": [generalised(lambda i, a, h: i / (a - i) - (h - a + i) / h)],
+    "detr.q1": [(12, 15), [12.0, 15.0], (np.float64(12), 15)],
+    "detr.q2": [attend_by(), lambda q, k, v, i: attend_by()(q, k[i], v[i], i[i])],
+    "detr.q3": [many_by(), many_by(lambda c, k: c.repeat_interleave(k, 1), lambda j, c, k: j // k)],
     "faster_rcnn.q1": [43.24, 43.2, 43.3, 44, 44.0, np.float32(43.24), torch.tensor(43.24)],
     "faster_rcnn.q3": [faster_rcnn._torchvision, faster_rcnn._by_grid],
     "yolo.q1": [5915, 5915.0, np.int64(5915), torch.tensor(5915)],

@@ -377,3 +377,36 @@ def test_a_detector_that_says_nothing_has_no_ap():
         {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0).long()}
     ]
     assert (resampling.resampled_ap(nothing * len(targets), targets, draws=3) == 0).all()
+
+
+def test_one_box_given_twice_is_no_pair_of_twins():
+    module = EXPERIMENTS["08_detr"]
+    a, b = torch.tensor([[10.0, 10, 40, 40], [16, 10, 46, 40]]).split(1)
+    target = [{"boxes": torch.cat([a, b]), "labels": torch.tensor([1, 1])}]
+
+    def share(*boxes, score=0.9, label=1):
+        count = len(boxes)
+        boxes = torch.cat(boxes) if count else torch.zeros(0, 4)
+        found = {"boxes": boxes, "scores": torch.full((count,), score)}
+        return module.pairs_found([found | {"labels": torch.full((count,), label)}], target)
+
+    assert share(a, b) == share(b, a, a) == 1
+    assert share() == share(a) == share(a, a) == share(b, b) == 0
+    assert share(a, b, score=0.4) == share(a, b, label=0) == 0
+    assert share(a, b + 100) == 0
+
+
+def test_of_twins_each_gets_the_locations_nearer_to_its_middle():
+    module = EXPERIMENTS["08_detr"]
+    at, stride = module.other.all_locations(128, 128)
+    boxes = torch.tensor([[40.0, 40, 60, 60], [46, 40, 66, 60]])
+    match = module.nearest_first(at, stride, boxes)
+    alone = [module.other.assign(at, stride, box[None]) >= 0 for box in boxes]
+    nearer = torch.cdist(at, (boxes[:, :2] + boxes[:, 2:]) / 2).argmin(dim=1)
+    contested = alone[0] & alone[1]
+    assert contested.any() and torch.equal(match[contested], nearer[contested])
+    assert torch.equal(match >= 0, alone[0] | alone[1])
+    assert match[match >= 0].bincount(minlength=2).min() >= 4
+    uneven = torch.tensor([[40.0, 40, 60, 60], [46, 40, 67, 60]])  # then the smaller one is first
+    plain = module.other.assign(at, stride, uneven)
+    assert torch.equal(module.nearest_first(at, stride, uneven), plain)

@@ -1,5 +1,7 @@
 """The diagrams are drawn from whatever the lecture or a reader's slider gives them."""
 
+import re
+
 import matplotlib as mpl
 
 mpl.use("agg")
@@ -300,7 +302,7 @@ def test_the_focal_panels_show_what_they_are_given(closed):
     assert "γ = 2 leaves 4%" in texts_of(figure)
 
 
-# ---------------------------------------------------------------- lectures 04 and 06
+# ---------------------------------------------------------------- lectures 04, 06 and 08
 
 
 @pytest.mark.parametrize(
@@ -317,16 +319,82 @@ def test_the_focal_panels_show_what_they_are_given(closed):
             "07_fcos",
             "SimpleBackbone FPN FCOSHead decode_predictions FCOSLoss assign targets_of",
         ),
+        (
+            figures.detr_figure,
+            "08_detr",
+            "SimpleBackbone PositionalEncoding2D TransformerEncoder TransformerDecoder "
+            "HungarianMatcher DETRLoss read_answers",
+        ),
     ],
-    ids=["04", "06", "07"],
+    ids=["04", "06", "07", "08"],
 )
 def test_a_detector_is_drawn_with_the_names_of_its_page(closed, draw_it, lecture, names):
     page = lessons.load(lecture)
     figure = draw_it()
     figure.canvas.draw()
-    words = " ".join(word.replace("\n", "") for word in texts_of(figure))
+    words = " ".join(re.sub(r"\s*\n\s*", "", word) for word in texts_of(figure))
     for name in names.split():
         assert name in words and callable(getattr(page, name))
+
+
+def test_the_shapes_of_the_transformer_are_those_of_the_page(closed):
+    page = lessons.load("08_detr")
+    model = page.PlacedDETR(**page.SLIM)
+    memory, *_ = model.encode(torch.zeros(1, 3, 128, 128))
+    figure = figures.transformer_figure()
+    figure.canvas.draw()
+    words = " ".join(texts_of(figure))
+    tokens, width, queries = memory.shape[1], memory.shape[2], len(model.places)
+    heads, hidden = model.encoder.layers[0].attend.heads, model.encoder.layers[0].think[0]
+    assert f"({tokens}, {width})" in words and f"({queries}, {width})" in words
+    for a, b in ((tokens, tokens), (queries, queries), (queries, tokens)):
+        assert f"{heads} heads, {a} × {b}" in words
+    assert f"{width} → {hidden.out_features} → {width}" in words
+    for name in ("attend", "think", "self_attend", "cross_attend"):
+        layers = (model.encoder.layers[0], model.decoder.layers[0])
+        assert name in words and any(hasattr(layer, name) for layer in layers)
+
+
+def test_a_placed_query_is_drawn_with_the_names_of_its_page(closed):
+    page = lessons.load("08_detr")
+    model = page.PlacedDETR(**page.SLIM)
+    words = " ".join(texts_of(figures.placed_figure()))
+    for name in ("self_attend", "cross_attend", "think"):
+        assert name in words and hasattr(model.decoder.layers[0], name)
+    for name in ("query_embed", "bbox_embed", "nearness", "places"):
+        assert name in words and hasattr(model, name)
+    assert f"{tuple(model.places.shape)}" in words
+
+
+def test_evidence_for_a_single_region(closed):
+    box, weights = torch.tensor([2.0, 3.0, 9.0, 12.0]), torch.rand(4, 4)
+    figure = figures.evidence_figure(torch.zeros(3, 16, 16), [box], [weights], ["one"])
+    (ax,) = figure.axes
+    assert ax.get_title() == "one" and len(ax.images) == 2
+
+
+def test_queries_have_their_dots_and_their_places(closed):
+    centres = torch.rand(40, 2)
+    places = torch.tensor([[0.25, 0.25], [0.75, 0.75]])
+    owners = {"a": (centres[:, 0] > 0.5).long(), "b": torch.zeros(40, dtype=torch.long)}
+    figure = figures.queries_figure(centres, owners, places)
+    figure.canvas.draw()
+    for ax, (name, owner) in zip(figure.axes, owners.items(), strict=True):
+        assert ax.get_title() == name and [t.get_text() for t in ax.texts] == ["0", "1"]
+        counts = [len(line.get_xdata()) for line in ax.lines]
+        assert counts == owner.bincount(minlength=2).tolist()
+
+
+def test_pairs_are_joined(closed):
+    boxes = torch.tensor([[0.2, 0.3, 0.1, 0.2], [0.7, 0.6, 0.2, 0.2]])
+    figure = figures.matching_figure(boxes, boxes.flip(0), [(0, 1), (1, 0)], "a title")
+    figure.canvas.draw()
+    (ax,) = figure.axes
+    assert ax.get_title() == "a title" and len(ax.patches) == 4
+    for line in ax.lines:  # each answer lies on its object
+        assert np.ptp(line.get_xdata()) == 0 and np.ptp(line.get_ydata()) == 0
+    names = {f"{kind} {i}" for kind in ("answer", "object") for i in (0, 1)}
+    assert {t.get_text() for t in ax.texts} == names
 
 
 def test_a_receptive_field_has_its_side_and_lies_in_the_middle(closed):
@@ -424,7 +492,16 @@ def test_the_family_is_drawn_in_three_rows(closed):
     assert rows["R-CNN"] < rows["Fast R-CNN"] < rows["Faster R-CNN"]  # downwards
 
 
-@pytest.mark.parametrize("draw_it", [family_figure, faster_rcnn_figure])
+@pytest.mark.parametrize(
+    "draw_it",
+    [
+        family_figure,
+        faster_rcnn_figure,
+        figures.detr_figure,
+        figures.transformer_figure,
+        figures.placed_figure,
+    ],
+)
 def test_no_text_leaves_the_diagram(closed, draw_it):
     figure = draw_it()
     figure.canvas.draw()

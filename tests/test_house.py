@@ -24,11 +24,10 @@ MOST_LINES = 1500  # of helpers/, without what draws diagrams and knows answers
 # Modules, functions and constants of helpers/ that nothing needs but lectures of the first edition,
 # and which of them. A new edition strikes its number; without any, the entry goes, and its code.
 STILL_NEEDED = {
-    "evaluation.worst_images": "08",
     "records.latest_records": "09",
     "tables._CLAIMS_HEADER": "",  # of claims_table and gathered_claims
     "tables._cells": "",
-    "tables.claims_table": "08 09",
+    "tables.claims_table": "09",
     "tables.gathered_claims": "09",
 }
 

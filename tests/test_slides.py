@@ -62,6 +62,15 @@ def test_breaks_that_are_there_stay(notebook):
     assert [len(cells) for cells in slides.deck(notebook)] == [1, 1, 1, 2, 3]
 
 
+def test_folded_code_is_left_out_unless_it_shows_something(notebook):
+    hidden = {"jupyter": {"source_hidden": True}}
+    shows = new_code_cell("1", metadata=hidden, outputs=[new_output("stream", text="1")])
+    notebook.cells[3:3] = [new_code_cell("def f(): ...", metadata=hidden), shows]
+    slides.add_breaks(notebook)
+    assert [slides.slide_type(cell) for cell in notebook.cells[3:5]] == ["skip", "-"]
+    assert list(slides.problems(notebook)) == []
+
+
 def test_what_is_further_is_left_out_with_its_heading(notebook):
     further = [new_markdown_cell("## 3 Further"), new_markdown_cell("A demo."), lines(3)]
     tagged = new_code_cell("1", metadata={"tags": ["further"]})

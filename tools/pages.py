@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from nbformat import NotebookNode
 
 # Lectures that are not rewritten yet. Each leaves this list with its second edition.
-EXCUSED = frozenset("08 09".split())
+EXCUSED = frozenset("09".split())
 
 # Of each measure its name in the table, the least and the most.
 LIMITS: dict[str, tuple[str, float | None, float | None]] = {

@@ -89,8 +89,8 @@ def not_for_the_hall(notebook: NotebookNode) -> set[str]:
     """The ids of the cells that only a reader needs.
 
     They are the set-up before the first section, but not its figure, rows for the table of claims,
-    sliders, which are dead on a slide, the checks and solutions of the exercises, and whatever is
-    *Further*.
+    sliders, which are dead on a slide, the checks and solutions of the exercises, folded code that
+    shows nothing, and whatever is *Further*.
     """
     found = {cell.id for cell in notebook.cells} - {cell.id for cell in for_the_room(notebook)}
     in_section = False
@@ -99,7 +99,8 @@ def not_for_the_hall(notebook: NotebookNode) -> set[str]:
         if cell.cell_type == "code":
             tags = {"check", "solution"} & set(cell.metadata.get("tags", []))
             set_up = not in_section and "plt.show()" not in cell.source
-            if set_up or tags or _is_only_bookkeeping(cell.source):
+            folded = cell.metadata.get("jupyter", {}).get("source_hidden") and not cell.outputs
+            if set_up or tags or folded or _is_only_bookkeeping(cell.source):
                 found.add(cell.id)
     return found
 

@@ -95,9 +95,7 @@ DETECTORS = {
     ),
     "DETR": (
         "08_detr",
-        lambda m, x: m.decode(
-            *m.DETR(dim=64, heads=4, hidden=64, depths=(1, 1)).eval()(x)[-1], (128, 128)
-        ),
+        lambda m, x: m.DETR(dim=64, heads=4, hidden=64, depths=(1, 1)).eval().detect(x),
     ),
 }
 
