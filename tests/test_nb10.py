@@ -374,6 +374,7 @@ TRAINED = {
     "05_yolo": "train_yolo",
     "06_ssd": "train_ssd",
     "07_fcos": "train_fcos",
+    "08_detr": "train_detr",
 }
 
 
