@@ -81,9 +81,11 @@ def from_shuffled_tiles(stages):
 # At equal seconds: a step costs more, the more of the backbone is trained (data/README.md).
 VARIANTS = {
     "main": {},
-    "frozen": {"stages": lambda: lesson.PretrainedStages(3), "share": 1.6},
-    "fine-tuned": {"stages": lambda: lesson.PretrainedStages(0), "share": 0.4},
-    "from scratch": {"stages": FromScratch, "share": 0.4},
+    "one stage frozen": {"stages": lambda: lesson.PretrainedStages(1), "share": 0.61},
+    "frozen": {"stages": lambda: lesson.PretrainedStages(3), "share": 1.8},
+    "fine-tuned": {"stages": lambda: lesson.PretrainedStages(0), "share": 0.36},
+    "from scratch": {"stages": FromScratch, "share": 0.35},
+    "from scratch, equal steps": {"stages": FromScratch},
     "one view": {"views": one_view},
     "recoloured": {"views": recoloured},
     "shuffled tiles": {"views": from_shuffled_tiles},
