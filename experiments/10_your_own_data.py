@@ -132,7 +132,8 @@ def train(seed: int, stages=lesson.PretrainedStages, views=slope, share: float =
     start = detectors.now(DEVICE)
     model, history = lesson.train_detector(max(1, round(STEPS * share)), seed, views, stages)
     seconds = detectors.now(DEVICE) - start  # with the maps that are made before the first step
-    extra = {"AP50 held out": held_out(model, views)}
+    own = "own tiles" if views is from_shuffled_tiles else "next door"
+    extra = {f"AP50 {own}": held_out(model, views)}
     for name in ("Florida", "California"):
         image, trees = lesson.place(name)
         extra[f"AP50 {name}"] = lesson.average_precision(lesson.detect(model, image), trees)["AP50"]

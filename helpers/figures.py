@@ -1570,3 +1570,23 @@ def closeups_figure(
         draw_boxes(ax, _near(drawn, x, y, side), colours="black", line_style="--")
         draw_boxes(ax, (box - box.new_tensor([x, y, x, y]))[None])
     return figure
+
+
+def transfer_figure(rows: Sequence[Mapping], variants: Mapping[str, str]) -> Figure:
+    """AP50 of recorded rows next door, on the road and elsewhere: means joined, a dot per seed.
+
+    variants: names of the record, and what the figure calls them.
+    """
+    places = ("next door", "road", "Florida", "California")
+    figure, ax = plt.subplots(figsize=(13.5, 4.6), layout="constrained")
+    looks = zip(variants.items(), COLOURS, "os^Dv", ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2))))
+    for number, ((name, label), colour, marker, style) in enumerate(looks):
+        own = [{**r["extra"], "AP50 road": r["AP50"]} for r in rows if r["variant"] == name]
+        values = np.array([[row[f"AP50 {place}"] for place in places] for row in own])  # (S, 4)
+        at = np.arange(len(places)) + 0.04 * (number - 2)
+        ax.plot(at, values.mean(axis=0), ls=style, color=colour, marker=marker, ms=9, label=label)
+        ax.plot(at, values.T, ls="", color=colour, marker=marker, ms=4, alpha=0.6)
+    ax.set_xticks(range(len(places)), places)
+    ax.set(ylabel="AP50", ylim=(0, None))
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
