@@ -1446,7 +1446,7 @@ def forest_figure() -> Figure:
     arrows = {
         ("photograph", "corners,\ncut"): "",
         ("corners,\ncut", "tile"): "",
-        ("tile", "Pretrained-\nStages"): "(3, 512, 512)",
+        ("tile", "Pretrained-\nStages"): "",
         ("Pretrained-\nStages", "FPN\n(04)"): "C3 C4 C5",
         ("FPN\n(04)", "FCOSHead\n(07)"): "P3 P4 P5",
         ("FCOSHead\n(07)", "decode_\npredictions\n(07)"): "",
@@ -1537,20 +1537,34 @@ def show_hits(ax: Axes, image: Tensor, boxes: Tensor, right: Tensor, missed: Ten
     draw_boxes(ax, boxes[~right], colours=COLOURS[0])
 
 
-def count_figure(errors: Tensor, counts: Tensor, counted: int, truth: int) -> Figure:
-    """Errors of a count (rows, columns) by block, and redrawn counts beside it and the truth."""
-    figure, axes = plt.subplots(1, 2, figsize=(13.5, 4.6), layout="constrained")
-    most = max(1, int(errors.abs().max()))
-    axes[0].imshow(errors.numpy(), cmap="RdBu_r", vmin=-2 * most, vmax=2 * most)
-    for (row, column), error in np.ndenumerate(errors.numpy()):
-        axes[0].text(column, row, f"{error:+d}", ha="center", va="center", fontsize=16)
-    axes[0].set(title="too many or too few, by block", xticks=[], yticks=[])
+def count_figure(
+    missing: Tensor, known: Tensor, ways: Mapping[str, tuple], counted: int, truth: int
+) -> Figure:
+    """Trees missing (rows, columns) by block, `known` ones (n,) framed; and what they make of it.
+
+    ways: the middle of each interval and half of it, by name.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(13.5, 4.4), layout="constrained")
+    most = max(1, int(missing.abs().max()))
+    axes[0].imshow(missing.numpy(), cmap="RdBu_r", vmin=-2 * most, vmax=2 * most)
+    for number, ((row, column), value) in enumerate(np.ndenumerate(missing.numpy())):
+        framed = number in known.tolist()
+        weight = "bold" if framed else "normal"
+        axes[0].text(column, row, f"{value:+.0f}", ha="center", va="center", weight=weight)
+        if framed:
+            corner = (column - 0.46, row - 0.46)
+            axes[0].add_patch(plt.Rectangle(corner, 0.92, 0.92, fill=False, ec="black", lw=3))
+    axes[0].set(title="trees missing in the count, by block", xticks=[], yticks=[])
     axes[0].grid(False)
-    axes[1].hist(counts.numpy(), bins=40, color=COLOURS[5])
+    for height, (name, (middle, half)) in enumerate(ways.items()):
+        look = {"fmt": "o", "ms": 10, "lw": 3, "capsize": 8, "color": COLOURS[1 + height]}
+        axes[1].errorbar(float(middle), height, xerr=float(half), **look)
+        axes[1].text(float(middle), height + 0.18, name, ha="center")
+    axes[1].plot(counted, len(ways), "X", ms=14, color=COLOURS[0])
+    axes[1].text(counted, len(ways) + 0.18, "detector alone", ha="center")
     axes[1].axvline(truth, color="black", ls="--", label="drawn by people")
-    axes[1].axvline(counted, color=COLOURS[0], label="counted")
-    axes[1].set(xlabel="count of a redrawn photograph", ylabel="draws")
-    axes[1].legend()
+    axes[1].set(xlabel="trees", yticks=[], ylim=(-0.5, len(ways) + 0.6), xlim=(0, None))
+    axes[1].legend(loc="upper left")
     return figure
 
 

@@ -47,6 +47,7 @@ from helpers.figures import (
     show_hits,
     sizes_figure,
     top_regions_figure,
+    transfer_figure,
 )
 from helpers.plotting import COLOURS
 
@@ -723,12 +724,29 @@ def test_hits_are_green_inventions_orange_and_misses_dashed(closed):
     assert [p.get_linestyle() for p in ax.patches[:4]] == ["--"] * 4
 
 
-def test_a_count_with_its_blocks_and_its_draws(closed):
-    errors = torch.tensor([[1, -2], [0, 3]])
-    left, right = count_figure(errors, torch.arange(50.0), 30, 28).axes
+def test_a_count_with_its_blocks_and_its_intervals(closed):
+    missing, known = torch.tensor([[1.0, -2], [0, 3]]), torch.tensor([3, 0])
+    ways = {"by hand": (torch.tensor(30.0), torch.tensor(4.0)), "both": (25.0, 2.0)}
+    left, right = count_figure(missing, known, ways, 22, 28).axes
     assert [text.get_text() for text in left.texts] == ["+1", "-2", "+0", "+3"]
-    assert [line.get_xdata()[0] for line in right.lines] == [28, 30]
-    count_figure(torch.zeros(4, 5, dtype=torch.long), torch.zeros(9), 3, 3)  # nothing is wrong
+    assert [patch.get_xy()[::-1] for patch in left.patches] == [(-0.46, -0.46), (0.54, 0.54)]
+    assert [text.get_text() for text in right.texts] == ["by hand", "both", "detector alone"]
+    ends = [bar.get_segments()[0][:, 0].tolist() for bar in right.collections]
+    assert ends == [[26, 34], [23, 27]]
+    count_figure(torch.zeros(4, 5), known, {}, 3, 3)  # nothing is wrong
+
+
+def test_where_each_way_of_training_works(closed):
+    places = {"next door": 0.4, "Florida": 0.2, "California": 0.1}
+    rows = [
+        {"variant": v, "AP50": 0.1 * s, "extra": {f"AP50 {k}": n for k, n in places.items()}}
+        for v in ("main", "frozen", "else")
+        for s in (3, 5)
+    ]
+    (ax,) = transfer_figure(rows, {"main": "the last stage", "frozen": "none"}).axes
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["the last stage", "none"]
+    assert ax.lines[0].get_ydata().tolist() == pytest.approx([0.4, 0.4, 0.2, 0.1])
+    assert [len(line.get_xdata()) for line in ax.lines] == [4] * 6  # means, and two seeds each
 
 
 def test_places_side_by_side(closed):
