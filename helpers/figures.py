@@ -1540,9 +1540,9 @@ def show_hits(ax: Axes, image: Tensor, boxes: Tensor, right: Tensor, missed: Ten
 def count_figure(
     missing: Tensor, known: Tensor, ways: Mapping[str, tuple], counted: int, truth: int
 ) -> Figure:
-    """Trees missing (rows, columns) by block, `known` ones (n,) framed; and what they make of it.
+    """Trees missing (rows, columns) by block, `known` ones (n,) framed; and intervals of draws.
 
-    ways: the middle of each interval and half of it, by name.
+    ways: by name the middles (D,) of the intervals of D draws, and their halves (D,).
     """
     figure, axes = plt.subplots(1, 2, figsize=(13.5, 4.4), layout="constrained")
     most = max(1, int(missing.abs().max()))
@@ -1556,15 +1556,14 @@ def count_figure(
             axes[0].add_patch(plt.Rectangle(corner, 0.92, 0.92, fill=False, ec="black", lw=3))
     axes[0].set(title="trees missing in the count, by block", xticks=[], yticks=[])
     axes[0].grid(False)
-    for height, (name, (middle, half)) in enumerate(ways.items()):
-        look = {"fmt": "o", "ms": 10, "lw": 3, "capsize": 8, "color": COLOURS[1 + height]}
-        axes[1].errorbar(float(middle), height, xerr=float(half), **look)
-        axes[1].text(float(middle), height + 0.18, name, ha="center")
-    axes[1].plot(counted, len(ways), "X", ms=14, color=COLOURS[0])
-    axes[1].text(counted, len(ways) + 0.18, "detector alone", ha="center")
+    for number, (name, (middle, half)) in enumerate(ways.items()):
+        look = {"color": COLOURS[2 - number], "fmt": "os"[number], "lw": 3 - number, "capsize": 4}
+        heights = np.arange(len(middle)) + 0.3 * number
+        axes[1].errorbar(middle.numpy(), heights, xerr=half.numpy(), label=name, **look)
+    axes[1].axvline(counted, color=COLOURS[0], ls=":", lw=3, label="detector alone")
     axes[1].axvline(truth, color="black", ls="--", label="drawn by people")
-    axes[1].set(xlabel="trees", yticks=[], ylim=(-0.5, len(ways) + 0.6), xlim=(0, None))
-    axes[1].legend(loc="upper left")
+    axes[1].set(xlabel="trees", yticks=[], title="intervals of some draws")
+    axes[1].legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

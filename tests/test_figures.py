@@ -726,13 +726,14 @@ def test_hits_are_green_inventions_orange_and_misses_dashed(closed):
 
 def test_a_count_with_its_blocks_and_its_intervals(closed):
     missing, known = torch.tensor([[1.0, -2], [0, 3]]), torch.tensor([3, 0])
-    ways = {"by hand": (torch.tensor(30.0), torch.tensor(4.0)), "both": (25.0, 2.0)}
-    left, right = count_figure(missing, known, ways, 22, 28).axes
+    one, other = (torch.tensor([30.0, 20]), torch.tensor([4.0, 5])), torch.tensor([[9.0], [2]])
+    left, right = count_figure(missing, known, {"a": one, "b": other}, 22, 28).axes
     assert [text.get_text() for text in left.texts] == ["+1", "-2", "+0", "+3"]
     assert [patch.get_xy()[::-1] for patch in left.patches] == [(-0.46, -0.46), (0.54, 0.54)]
-    assert [text.get_text() for text in right.texts] == ["by hand", "both", "detector alone"]
-    ends = [bar.get_segments()[0][:, 0].tolist() for bar in right.collections]
-    assert ends == [[26, 34], [23, 27]]
+    names = [text.get_text() for text in right.get_legend().get_texts()]
+    assert sorted(names) == ["a", "b", "detector alone", "drawn by people"]
+    ends = [line[:, 0].tolist() for bar in right.collections for line in bar.get_segments()]
+    assert ends == [[26, 34], [15, 25], [7, 11]]
     count_figure(torch.zeros(4, 5), known, {}, 3, 3)  # nothing is wrong
 
 
