@@ -1461,7 +1461,7 @@ def look_at(dataset: PhotoDataset, shown: int = 4) -> Figure:
     """Any data set at a glance: its first photographs, its boxes, their number and its classes."""
     if len(dataset) == 0:
         raise ValueError("dataset must hold a photograph, got none")
-    figure = plt.figure(figsize=(13.8, 7.2), layout="constrained")
+    figure = plt.figure(figsize=(13.8, 6.6), layout="constrained")
     grid = figure.add_gridspec(2, 12)
     shown = min(shown, len(dataset))
     for i in range(shown):
@@ -1591,7 +1591,7 @@ def transfer_figure(rows: Sequence[Mapping], variants: Mapping[str, str]) -> Fig
     variants: names of the record, and what the figure calls them.
     """
     places = ("next door", "road", "Florida", "California")
-    figure, ax = plt.subplots(figsize=(13.5, 4.6), layout="constrained")
+    figure, ax = plt.subplots(figsize=(13.5, 3.7), layout="constrained")
     looks = zip(variants.items(), COLOURS, "os^Dv", ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2))))
     for number, ((name, label), colour, marker, style) in enumerate(looks):
         own = [{**r["extra"], "AP50 road": r["AP50"]} for r in rows if r["variant"] == name]
