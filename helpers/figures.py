@@ -1568,37 +1568,42 @@ def count_figure(
 
 
 def closeups_figure(
-    image: Tensor, boxes: Tensor, drawn: Tensor, titles: Mapping[int, str], side: int = 120
+    image: Tensor, boxes: Tensor, found: Tensor, drawn: Tensor, titles: Mapping[int, str]
 ) -> Figure:
-    """A square of `side` pixels around each of `boxes` (N, 4), in orange; `drawn` ones dashed.
+    """A square of 120 pixels around each of `boxes` (N, 4), in blue.
 
+    What the detector `found` (F, 4) near it is orange, what people have `drawn` (M, 4) dashed.
     titles: by number of the box.
     """
-    figure, axes = image_grid(len(boxes), columns=4, size=2.8)
-    height, width = image.shape[1:]
+    figure, axes = image_grid(len(boxes), columns=4, size=2.9)
+    (height, width), side = image.shape[1:], 120
     for number, (ax, box) in enumerate(zip(axes, boxes)):
         x, y = ((box[:2] + box[2:] - side) / 2).round().long().tolist()
         x, y = min(max(0, x), width - side), min(max(0, y), height - side)
         show_image(ax, image[:, y : y + side, x : x + side], titles.get(number, ""))
+        draw_boxes(ax, _near(found, x, y, side), colours=COLOURS[0])
         draw_boxes(ax, _near(drawn, x, y, side), colours="black", line_style="--")
-        draw_boxes(ax, (box - box.new_tensor([x, y, x, y]))[None])
+        corner, size = box[:2] - box.new_tensor([x, y]) - 0.5, box[2:] - box[:2]
+        frame = {"fill": False, "ec": COLOURS[5], "lw": 5, "alpha": 0.8}
+        ax.add_patch(plt.Rectangle(corner.tolist(), *size.tolist(), **frame))
     return figure
 
 
 def transfer_figure(rows: Sequence[Mapping], variants: Mapping[str, str]) -> Figure:
-    """AP50 of recorded rows next door, on the road and elsewhere: means joined, a dot per seed.
+    """AP50 of recorded rows next door, on the road and elsewhere: means, and from least to most.
 
     variants: names of the record, and what the figure calls them.
     """
     places = ("next door", "road", "Florida", "California")
     figure, ax = plt.subplots(figsize=(13.5, 3.7), layout="constrained")
-    looks = zip(variants.items(), COLOURS, "os^Dv", ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2))))
-    for number, ((name, label), colour, marker, style) in enumerate(looks):
+    for number, ((name, label), colour, marker) in enumerate(
+        zip(variants.items(), COLOURS, "os^Dv")
+    ):
         own = [{**r["extra"], "AP50 road": r["AP50"]} for r in rows if r["variant"] == name]
         values = np.array([[row[f"AP50 {place}"] for place in places] for row in own])  # (S, 4)
-        at = np.arange(len(places)) + 0.04 * (number - 2)
-        ax.plot(at, values.mean(axis=0), ls=style, color=colour, marker=marker, ms=9, label=label)
-        ax.plot(at, values.T, ls="", color=colour, marker=marker, ms=4, alpha=0.6)
+        at = np.arange(len(places)) + 0.13 * (number - (len(variants) - 1) / 2)
+        ax.plot(at, values.mean(axis=0), ls="", color=colour, marker=marker, ms=11, label=label)
+        ax.vlines(at, values.min(axis=0), values.max(axis=0), color=colour, lw=3)
     ax.set_xticks(range(len(places)), places)
     ax.set(ylabel="AP50", ylim=(0, None))
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
