@@ -137,6 +137,11 @@ def train(seed: int, stages=lesson.PretrainedStages, views=slope, share: float =
     for name in ("Florida", "California"):
         image, trees = lesson.place(name)
         extra[f"AP50 {name}"] = lesson.average_precision(lesson.detect(model, image), trees)["AP50"]
+    if views is one_view:  # does it know the light of one hour? The road, in all views
+        for turn in range(8):
+            image, trees = lesson.turned(ROAD, TREES, turn)
+            ap = lesson.average_precision(lesson.detect(model, image), trees)
+            extra[f"AP50 road, view {turn}"] = ap["AP50"]
     outcome = measured(
         model,
         lambda _: [lesson.detect(model, ROAD)],  # the whole photograph, in tiles of its own
