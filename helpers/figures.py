@@ -1608,3 +1608,18 @@ def transfer_figure(rows: Sequence[Mapping], variants: Mapping[str, str]) -> Fig
     ax.set(ylabel="AP50", ylim=(0, None))
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
+
+
+def views_figure(rows: Sequence[Mapping], eight: Sequence[float]) -> Figure:
+    """AP50 on the road by view: of recorded rows trained with one view, and of one with `eight`."""
+    own = [row["extra"] for row in rows if row["variant"] == "one view"]
+    values = np.array([[e[f"AP50 road, view {turn}"] for turn in range(8)] for e in own])  # (S, 8)
+    figure, ax = plt.subplots(figsize=(13.5, 3.4), layout="constrained")
+    at = np.arange(8)
+    ax.bar(at - 0.2, values.mean(axis=0), 0.36, color=COLOURS[0], hatch="//", label="one view")
+    ax.vlines(at - 0.2, values.min(axis=0), values.max(axis=0), color="black", lw=2)
+    ax.bar(at + 0.2, eight, 0.36, color=COLOURS[1], label="eight views")
+    ax.set_xticks(at, ["as it is", "mirrored", *(f"view {turn}" for turn in range(2, 8))])
+    ax.set(ylabel="AP50 at the road")
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), title="trained with")
+    return figure

@@ -48,6 +48,7 @@ from helpers.figures import (
     sizes_figure,
     top_regions_figure,
     transfer_figure,
+    views_figure,
 )
 from helpers.plotting import COLOURS
 
@@ -749,6 +750,15 @@ def test_where_each_way_of_training_works(closed):
     assert ax.lines[0].get_ydata().tolist() == pytest.approx([0.4, 0.4, 0.2, 0.1])
     (first, _) = ax.collections
     assert first.get_segments()[1][:, 1].tolist() == pytest.approx([0.3, 0.5])  # from seed to seed
+
+
+def test_the_road_in_all_views(closed):
+    extra = {f"AP50 road, view {turn}": 0.1 * turn for turn in range(8)}
+    rows = [{"variant": "one view", "extra": extra}, {"variant": "main", "extra": {}}]
+    (ax,) = views_figure(rows, [0.5] * 8).axes
+    one, eight = ax.containers
+    assert [bar.get_height() for bar in one] == pytest.approx([0.1 * turn for turn in range(8)])
+    assert [bar.get_height() for bar in eight] == [0.5] * 8
 
 
 def test_places_side_by_side(closed):

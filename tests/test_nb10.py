@@ -519,6 +519,13 @@ def test_next_door_does_not_see_what_one_view_costs(mean):
     assert mean("recoloured", "AP50 Florida") > mean("main", "AP50 Florida") + 0.05
 
 
+def test_one_view_knows_the_mirrored_road(mean):
+    """Where shadows fall as they do on the slope."""
+    aps = [mean("one view", f"AP50 road, view {turn}") for turn in range(8)]
+    assert aps[0] < 0.2 < 0.35 < aps[1] == max(aps)
+    assert abs(aps[1] - mean("one view", "AP50 next door")) < 0.05
+
+
 def test_what_a_shuffled_split_promises(mean):
     promised, next_door = mean("shuffled tiles", "AP50 own tiles"), mean("main", "AP50 next door")
     assert (promised, round(promised - next_door, 2)) == (0.54, 0.13)
