@@ -1575,7 +1575,7 @@ def closeups_figure(
     What the detector `found` (F, 4) near it is orange, what people have `drawn` (M, 4) dashed.
     titles: by number of the box.
     """
-    figure, axes = image_grid(len(boxes), columns=4, size=2.9)
+    figure, axes = image_grid(len(boxes), columns=4, size=2.5)
     (height, width), side = image.shape[1:], 120
     for number, (ax, box) in enumerate(zip(axes, boxes)):
         x, y = ((box[:2] + box[2:] - side) / 2).round().long().tolist()
@@ -1595,7 +1595,7 @@ def transfer_figure(rows: Sequence[Mapping], variants: Mapping[str, str]) -> Fig
     variants: names of the record, and what the figure calls them.
     """
     places = ("next door", "road", "Florida", "California")
-    figure, ax = plt.subplots(figsize=(13.5, 3.7), layout="constrained")
+    figure, ax = plt.subplots(figsize=(13.5, 3.0), layout="constrained")
     for number, ((name, label), colour, marker) in enumerate(
         zip(variants.items(), COLOURS, "os^Dv")
     ):
