@@ -1,9 +1,10 @@
-"""Photographs that ship with scikit-image and scikit-learn: real input without a download."""
+"""Photographs that ship with scikit-image: real input without a download."""
 
 import numpy as np
 from PIL import Image, ImageOps
+from skimage import data
 
-PHOTOS = ("motorcycle", "astronaut", "cat", "coffee", "rocket", "china", "flower")
+PHOTOS = ("motorcycle", "astronaut", "cat", "coffee")
 _ELSEWHERE = {"motorcycle": "stereo_motorcycle", "cat": "chelsea"}  # names in scikit-image
 
 
@@ -11,15 +12,9 @@ def photo(name: str) -> np.ndarray:
     """The photograph `name`, one of `PHOTOS`, as (H, W, 3) uint8 RGB; sources in data/README.md."""
     if name not in PHOTOS:
         raise ValueError(f"name must be one of {list(PHOTOS)}, got {name!r}")
-    if name in ("china", "flower"):
-        from sklearn.datasets import load_sample_image
-
-        return np.array(load_sample_image(f"{name}.jpg"))  # a copy: the caller may draw on it
-    from skimage import data
-
     image = getattr(data, _ELSEWHERE.get(name, name))()
     image = image[0] if isinstance(image, tuple) else image  # of a stereo pair the left one
-    return np.array(image[..., :3])
+    return np.array(image)  # a copy: the caller may draw on it
 
 
 def as_rgb(image: np.ndarray | Image.Image, name: str = "image") -> np.ndarray:
