@@ -65,6 +65,75 @@ def write_atomic(path: str | Path, data: bytes) -> Path:
     return path
 
 
+def read_records(
+    directory: Folder = None, notebooks: Iterable[str] | None = None
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """All rows found in `directory`, and one sentence for each file that was left out.
+
+    Without `notebooks` (names such as "05_yolo") every file is read, by name; with them, just
+    theirs, and a missing one is among the problems.
+    """
+    folder = runs_folder(directory)
+    paths = sorted(folder.glob("*.json"))
+    if notebooks is not None:
+        paths = [file_of(name, ".json", folder) for name in notebooks]
+    rows, problems = [], [] if folder.is_dir() else [f"{folder}: no such folder"]
+    for path in paths:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(content, list):
+                raise ValueError("it holds no list of rows")
+            for row in content:
+                check_row(row)
+                if row["notebook"] != path.stem:
+                    raise ValueError(f"it holds rows of {row['notebook']}")
+            rows += content
+        except FileNotFoundError:
+            problems.append(f"{path.name}: missing; run notebook {path.stem} to make it")
+        except (OSError, ValueError) as error:
+            problems.append(f"{path.name}: left out, {error}")
+    return rows, problems
+
+
+def load_weights(notebook: str, directory: Folder = None) -> dict[str, Any]:
+    """The state dict that `save_weights` wrote, on the CPU; FileNotFoundError if it has not."""
+    import torch
+
+    path = file_of(notebook, ".pt", directory)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.name} is missing; run notebook {notebook} to make it")
+    return torch.load(path, map_location="cpu", weights_only=True)  # unpickles only tensors
+
+
+def file_of(notebook: str, suffix: str, directory: Folder = None) -> Path:
+    """Where a notebook's record (suffix ".json") or weights (".pt") lie in `directory`."""
+    if not re.fullmatch(r"\w+", notebook):
+        raise ValueError(f"notebook must be a name such as '05_yolo', got {notebook!r}")
+    return runs_folder(directory) / f"{notebook}{suffix}"
+
+
+def check_row(row: Row) -> None:
+    """Raise ValueError if a row of plain values does not keep to the schema of COLUMNS."""
+    for error in _validator().iter_errors(row):
+        where = "".join(f"{step}: " for step in error.absolute_path)
+        raise ValueError(f"a row is wrong, {where}{error.message}")
+
+
+@functools.cache
+def _validator() -> Any:
+    """Of draft 4, for which 3.0 is no integer; NaN and infinity are no numbers, either."""
+    import jsonschema
+
+    def is_number(_: Any, value: Any) -> bool:
+        return type(value) in (int, float) and math.isfinite(value)
+
+    types = jsonschema.Draft4Validator.TYPE_CHECKER.redefine("number", is_number)
+    return jsonschema.validators.extend(jsonschema.Draft4Validator, type_checker=types)(_SCHEMA)
+
+
+# ---------------------------------------------------------------- what writes them
+
+
 def make_row(
     notebook: str,
     model: str,
@@ -95,6 +164,10 @@ def make_row(
     return checked_row(dict(zip(COLUMNS, values, strict=True)))
 
 
+def _measured(value: float | None) -> float | None:
+    return None if value is None or value == -1 or value != value else value
+
+
 def write_records(notebook: str, rows: Iterable[Row], directory: Folder = None) -> Path:
     """Replace `<directory>/<notebook>.json` by `rows`, if all are right, and return its path."""
     checked, keys = [checked_row(row) for row in rows], set()
@@ -105,37 +178,22 @@ def write_records(notebook: str, rows: Iterable[Row], directory: Folder = None) 
             raise ValueError(f"two rows for (model, variant, seed) = {row_key(row)}")
         keys.add(row_key(row))
     text = json.dumps(checked, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    return write_atomic(_path(notebook, ".json", directory), text.encode())
+    return write_atomic(file_of(notebook, ".json", directory), text.encode())
 
 
-def read_records(
-    directory: Folder = None, notebooks: Iterable[str] | None = None
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """All rows found in `directory`, and one sentence for each file that was left out.
+def checked_row(row: Row) -> dict[str, Any]:
+    """`row` with plain values; ValueError if it has others or is wrong (see `check_row`)."""
+    try:
+        plain = json.loads(json.dumps(row, default=lambda value: value.tolist()))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"a row must hold numbers and texts: {error}") from None
+    check_row(plain)
+    return plain
 
-    Without `notebooks` (names such as "05_yolo") every file is read, by name; with them, just
-    theirs, and a missing one is among the problems.
-    """
-    folder = runs_folder(directory)
-    paths = sorted(folder.glob("*.json"))
-    if notebooks is not None:
-        paths = [_path(name, ".json", folder) for name in notebooks]
-    rows, problems = [], [] if folder.is_dir() else [f"{folder}: no such folder"]
-    for path in paths:
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(content, list):
-                raise ValueError("it holds no list of rows")
-            found = [checked_row(row) for row in content]
-            strangers = sorted({row["notebook"] for row in found} - {path.stem})
-            if strangers:
-                raise ValueError(f"it holds rows of {', '.join(strangers)}")
-            rows += found
-        except FileNotFoundError:
-            problems.append(f"{path.name}: missing; run notebook {path.stem} to make it")
-        except (OSError, ValueError) as error:
-            problems.append(f"{path.name}: left out, {error}")
-    return rows, problems
+
+def row_key(row: Row) -> tuple[str, str, int]:
+    """What tells the rows of a notebook apart: model, variant and seed."""
+    return row["model"], row["variant"], row["seed"]
 
 
 def save_weights(
@@ -154,56 +212,10 @@ def save_weights(
         short = half and value.is_floating_point() and value.ndim > 1
         kept[name] = (value.half() if short else value).detach().cpu()
     torch.save(kept, buffer)
-    return write_atomic(_path(notebook, ".pt", directory), buffer.getvalue())
+    return write_atomic(file_of(notebook, ".pt", directory), buffer.getvalue())
 
 
-def load_weights(notebook: str, directory: Folder = None) -> dict[str, Any]:
-    """The state dict that `save_weights` wrote, on the CPU; FileNotFoundError if it has not."""
-    import torch
-
-    path = _path(notebook, ".pt", directory)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path.name} is missing; run notebook {notebook} to make it")
-    return torch.load(path, map_location="cpu", weights_only=True)  # unpickles only tensors
-
-
-def _path(notebook: str, suffix: str, directory: Folder) -> Path:
-    if not re.fullmatch(r"\w+", notebook):
-        raise ValueError(f"notebook must be a name such as '05_yolo', got {notebook!r}")
-    return runs_folder(directory) / f"{notebook}{suffix}"
-
-
-def _measured(value: float | None) -> float | None:
-    return None if value is None or value == -1 or value != value else value
-
-
-def checked_row(row: Row) -> dict[str, Any]:
-    """`row` with plain Python values; ValueError if it does not keep to the schema of COLUMNS."""
-    try:
-        plain = json.loads(json.dumps(row, default=lambda value: value.tolist()))
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"a row must hold numbers and texts: {error}") from None
-    for error in _validator().iter_errors(plain):
-        where = "".join(f"{step}: " for step in error.absolute_path)
-        raise ValueError(f"a row is wrong, {where}{error.message}")
-    return plain
-
-
-def row_key(row: Row) -> tuple[str, str, int]:
-    """What tells the rows of a notebook apart: model, variant and seed."""
-    return row["model"], row["variant"], row["seed"]
-
-
-@functools.cache
-def _validator() -> Any:
-    """Of draft 4, for which 3.0 is no integer; NaN and infinity are no numbers, either."""
-    import jsonschema
-
-    def is_number(_: Any, value: Any) -> bool:
-        return type(value) in (int, float) and math.isfinite(value)
-
-    types = jsonschema.Draft4Validator.TYPE_CHECKER.redefine("number", is_number)
-    return jsonschema.validators.extend(jsonschema.Draft4Validator, type_checker=types)(_SCHEMA)
+# ---------------------------------------------------------------- fresh before committed
 
 
 def latest_records(
