@@ -21,30 +21,6 @@ Row = Mapping[str, Any]
 Folder = str | Path | None
 METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 
-_TEXT, _COUNT = {"type": "string", "minLength": 1}, {"type": "integer", "minimum": 0}
-_REAL = {"type": ["number", "null"], "minimum": 0}
-_CURVE = {"type": "array", "items": {"type": "object", "additionalProperties": {"type": "number"}}}
-# The columns of a row, as JSON schema; null where nothing was measured.
-COLUMNS = {
-    **dict.fromkeys(("notebook", "model", "variant"), _TEXT),
-    **dict.fromkeys(METRICS, _REAL | {"maximum": 1}),
-    **dict.fromkeys(("parameters", "steps"), _COUNT),
-    **dict.fromkeys(("train_seconds", "ms_per_image"), _REAL),
-    "device": _TEXT,
-    "threads": _COUNT,
-    "seed": _COUNT,
-    "torch": _TEXT,
-}
-# Only the rows of experiments have these.
-MORE_COLUMNS = {
-    "versions": {"type": "object", "additionalProperties": _TEXT},
-    "resampled": {"type": "array", "items": _REAL},  # AP of resampled test sets, paired by place
-    "curve": _CURVE,  # AP on the way, with steps and seconds
-    "extra": {"type": "object", "additionalProperties": {"type": "number"}},
-}
-_SCHEMA = {"type": "object", "properties": COLUMNS | MORE_COLUMNS, "required": list(COLUMNS)}
-_SCHEMA["additionalProperties"] = False
-
 
 def runs_folder(directory: Folder = None) -> Path:
     """`directory`, else the folder LECTURE_RUNS (relative to the repository's root), else runs/."""
@@ -81,12 +57,11 @@ def read_records(
     for path in paths:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(content, list):
+            if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
                 raise ValueError("it holds no list of rows")
-            for row in content:
-                check_row(row)
-                if row["notebook"] != path.stem:
-                    raise ValueError(f"it holds rows of {row['notebook']}")
+            strangers = {str(row.get("notebook")) for row in content} - {path.stem}
+            if strangers:
+                raise ValueError(f"it holds rows of {', '.join(sorted(strangers))}")
             rows += content
         except FileNotFoundError:
             problems.append(f"{path.name}: missing; run notebook {path.stem} to make it")
@@ -112,26 +87,34 @@ def file_of(notebook: str, suffix: str, directory: Folder = None) -> Path:
     return runs_folder(directory) / f"{notebook}{suffix}"
 
 
-def check_row(row: Row) -> None:
-    """Raise ValueError if a row of plain values does not keep to the schema of COLUMNS."""
-    for error in _validator().iter_errors(row):
-        where = "".join(f"{step}: " for step in error.absolute_path)
-        raise ValueError(f"a row is wrong, {where}{error.message}")
-
-
-@functools.cache
-def _validator() -> Any:
-    """Of draft 4, for which 3.0 is no integer; NaN and infinity are no numbers, either."""
-    import jsonschema
-
-    def is_number(_: Any, value: Any) -> bool:
-        return type(value) in (int, float) and math.isfinite(value)
-
-    types = jsonschema.Draft4Validator.TYPE_CHECKER.redefine("number", is_number)
-    return jsonschema.validators.extend(jsonschema.Draft4Validator, type_checker=types)(_SCHEMA)
-
-
 # ---------------------------------------------------------------- what writes them
+
+_TEXT = {"type": "string", "minLength": 1}
+_COUNT = {"type": "integer", "minimum": 0}
+_REAL = {"type": ["number", "null"], "minimum": 0}
+_NUMBERS = {"type": "object", "additionalProperties": {"type": "number"}}
+COLUMNS = {  # of a row, as JSON schema; null where nothing was measured
+    **dict.fromkeys(("notebook", "model", "variant"), _TEXT),
+    **dict.fromkeys(METRICS, _REAL | {"maximum": 1}),
+    **dict.fromkeys(("parameters", "steps"), _COUNT),
+    **dict.fromkeys(("train_seconds", "ms_per_image"), _REAL),
+    "device": _TEXT,
+    "threads": _COUNT,
+    "seed": _COUNT,
+    "torch": _TEXT,
+}
+MORE_COLUMNS = {  # only the rows of experiments have these
+    "versions": {"type": "object", "additionalProperties": _TEXT},
+    "resampled": {"type": "array", "items": _REAL},  # AP of resampled test sets, paired by place
+    "curve": {"type": "array", "items": _NUMBERS},  # AP on the way, with steps and seconds
+    "extra": _NUMBERS,
+}
+_SCHEMA = {
+    "type": "object",
+    "properties": COLUMNS | MORE_COLUMNS,
+    "required": list(COLUMNS),
+    "additionalProperties": False,
+}
 
 
 def make_row(
@@ -182,13 +165,27 @@ def write_records(notebook: str, rows: Iterable[Row], directory: Folder = None) 
 
 
 def checked_row(row: Row) -> dict[str, Any]:
-    """`row` with plain values; ValueError if it has others or is wrong (see `check_row`)."""
+    """`row` with plain Python values; ValueError if it does not keep to the schema of COLUMNS."""
     try:
         plain = json.loads(json.dumps(row, default=lambda value: value.tolist()))
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"a row must hold numbers and texts: {error}") from None
-    check_row(plain)
+    for error in _validator().iter_errors(plain):
+        where = "".join(f"{step}: " for step in error.absolute_path)
+        raise ValueError(f"a row is wrong, {where}{error.message}")
     return plain
+
+
+@functools.cache
+def _validator() -> Any:
+    """Of draft 4, for which 3.0 is no integer; NaN and infinity are no numbers, either."""
+    import jsonschema
+
+    def is_number(_: Any, value: Any) -> bool:
+        return type(value) in (int, float) and math.isfinite(value)
+
+    types = jsonschema.Draft4Validator.TYPE_CHECKER.redefine("number", is_number)
+    return jsonschema.validators.extend(jsonschema.Draft4Validator, type_checker=types)(_SCHEMA)
 
 
 def row_key(row: Row) -> tuple[str, str, int]:
@@ -231,10 +228,10 @@ def latest_records(
     """
     rows, problems = [], []
     for name in notebooks:
-        fresh, wrong = read_records(runs_folder(runs), [name])
+        fresh, wrong = _right_records(runs_folder(runs), name)
         # No file in runs/ is no problem: most readers have not run everything.
         problems += [f"runs/{s}" for s in wrong if "left out" in s]
-        committed, wrong = read_records(reference, [name])
+        committed, wrong = _right_records(reference, name)
         problems += [f"data/reference/{s}" for s in wrong if s.startswith(f"{name}.json")]
         have = {row_key(row) for row in fresh}
         machines = {(row["device"], row["threads"]) for row in fresh}
@@ -247,6 +244,15 @@ def latest_records(
         rows += [row | {"source": "runs"} for row in fresh]
         rows += [row | {"source": "reference"} for row in kept]
     return rows, problems
+
+
+def _right_records(folder: Folder, name: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows of one notebook, if they keep to the schema, and a sentence per problem."""
+    rows, problems = read_records(folder, [name])
+    try:
+        return [checked_row(row) for row in rows], problems
+    except ValueError as error:
+        return [], [f"{name}.json: left out, {error}"]
 
 
 def latest_weights(

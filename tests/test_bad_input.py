@@ -385,10 +385,6 @@ CASES = {
         ),
         "twice": (lambda: records.write_records("05_yolo", [finished_row()] * 2), "two rows for"),
     },
-    "records.check_row": {
-        "text": (lambda: records.check_row("x"), "'x' is not of type 'object'"),
-        "number": (lambda: records.check_row(finished_row(AP=7)), "AP: 7 is greater than the max"),
-    },
     "records.checked_row": {
         "text": (lambda: records.checked_row("x"), "'x' is not of type 'object'"),
         "object": (lambda: records.checked_row({"AP": CPU}), "must hold numbers and texts"),

@@ -26,6 +26,7 @@ MOST_LINES = 1500  # of helpers/, without what draws diagrams and knows answers
 STILL_NEEDED = {
     "records.latest_records": "09",
     "records.latest_weights": "09",
+    "records._right_records": "",  # of latest_records
     "tables._CLAIMS_HEADER": "",  # of claims_table and gathered_claims
     "tables._cells": "",
     "tables.claims_table": "09",
@@ -34,8 +35,12 @@ STILL_NEEDED = {
 # What writes records and weights. It moves to experiments/ with lecture 09's second edition: the
 # first is the last lecture that writes records itself. Then tools/adopt.py has nothing to adopt.
 MOVES = {
-    *("records.make_row", "records._measured", "records.write_records", "records.checked_row"),
-    *("records.row_key", "records.save_weights"),
+    f"records.{name}"
+    for name in (
+        *("_TEXT", "_COUNT", "_REAL", "_NUMBERS", "COLUMNS", "MORE_COLUMNS", "_SCHEMA"),
+        *("make_row", "_measured", "write_records", "checked_row", "_validator", "row_key"),
+        "save_weights",
+    )
 }
 APART = MOVES | set(STILL_NEEDED)
 

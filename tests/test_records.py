@@ -313,6 +313,13 @@ def test_a_record_that_is_nowhere_is_named(folders):
     assert problem == "data/reference/05_yolo.json: missing; run notebook 05_yolo to make it"
 
 
+def test_every_committed_row_keeps_to_the_schema():
+    for folder in (records.RECORDS, records.EXPERIMENTS):
+        rows, problems = records.read_records(folder)
+        assert len(rows) > 8 and problems == []
+        assert [records.checked_row(row) for row in rows] == rows
+
+
 def test_every_committed_record_and_weight_can_be_read():
     names = [path.stem for path in sorted(records.RECORDS.glob("*.json"))]
     rows, problems = records.latest_records(names, runs=records.ROOT / "no such folder")
