@@ -20,8 +20,8 @@ def photo(name: str) -> np.ndarray:
 def as_rgb(image: np.ndarray | Image.Image, name: str = "image") -> np.ndarray:
     """A copy of `image` as (H, W, 3) uint8 RGB, with transparent parts blended onto white.
 
-    A PIL image is turned upright as its EXIF data say and may have any mode but I and F. A NumPy
-    array is grey (H, W) or (H, W, 1), RGB or RGBA, of uint8, uint16, bool or floats in 0..1.
+    A PIL image is turned upright as its EXIF data say and may have any mode but I, F and La. A
+    NumPy array is grey (H, W) or (H, W, 1), RGB or RGBA, of uint8, uint16, bool or floats in 0..1.
     """
     if isinstance(image, Image.Image):
         image = _from_pil(image, name)
@@ -46,8 +46,6 @@ def _from_pil(image: Image.Image, name: str) -> np.ndarray:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):  # PIL would cut it off at 255
         return np.asarray(image)
-    if image.mode == "La":  # PIL knows no other way out of this mode
-        image = image.convert("LA")
     return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
 
 

@@ -41,20 +41,11 @@ def write_atomic(path: str | Path, data: bytes) -> Path:
     return path
 
 
-def read_records(
-    directory: Folder = None, notebooks: Iterable[str] | None = None
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """All rows found in `directory`, and one sentence for each file that was left out.
-
-    Without `notebooks` (names such as "05_yolo") every file is read, by name; with them, just
-    theirs, and a missing one is among the problems.
-    """
+def read_records(directory: Folder, notebooks: Iterable[str]) -> tuple[list[dict], list[str]]:
+    """All rows of `notebooks` ("05_yolo", ...) in `directory`, and a sentence per file left out."""
     folder = runs_folder(directory)
-    paths = sorted(folder.glob("*.json"))
-    if notebooks is not None:
-        paths = [file_of(name, ".json", folder) for name in notebooks]
     rows, problems = [], [] if folder.is_dir() else [f"{folder}: no such folder"]
-    for path in paths:
+    for path in [file_of(name, ".json", folder) for name in notebooks]:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
@@ -75,8 +66,6 @@ def load_weights(notebook: str, directory: Folder = None) -> dict[str, Any]:
     import torch
 
     path = file_of(notebook, ".pt", directory)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path.name} is missing; run notebook {notebook} to make it")
     return torch.load(path, map_location="cpu", weights_only=True)  # unpickles only tensors
 
 
@@ -87,7 +76,7 @@ def file_of(notebook: str, suffix: str, directory: Folder = None) -> Path:
     return runs_folder(directory) / f"{notebook}{suffix}"
 
 
-# ---------------------------------------------------------------- what writes them
+# What writes them.
 
 _TEXT = {"type": "string", "minLength": 1}
 _COUNT = {"type": "integer", "minimum": 0}
@@ -210,9 +199,6 @@ def save_weights(
         kept[name] = (value.half() if short else value).detach().cpu()
     torch.save(kept, buffer)
     return write_atomic(file_of(notebook, ".pt", directory), buffer.getvalue())
-
-
-# ---------------------------------------------------------------- fresh before committed
 
 
 def latest_records(

@@ -27,16 +27,19 @@ STILL_NEEDED = {
     "records.latest_records": "09",
     "records.latest_weights": "09",
     "records._right_records": "",  # of latest_records
+    "records.contextlib": "",  # of latest_weights
     "tables._CLAIMS_HEADER": "",  # of claims_table and gathered_claims
     "tables._cells": "",
     "tables.claims_table": "09",
     "tables.gathered_claims": "09",
 }
-# What writes records and weights. It moves to experiments/ with lecture 09's second edition: the
-# first is the last lecture that writes records itself. Then tools/adopt.py has nothing to adopt.
+# What writes records and weights, and what it imports. It moves to experiments/ with lecture 09's
+# second edition: the first is the last lecture that writes records itself. Then tools/adopt.py has
+# nothing to adopt, and RECORDS no reader.
 MOVES = {
     f"records.{name}"
     for name in (
+        *("functools", "io", "math", "RECORDS"),
         *("_TEXT", "_COUNT", "_REAL", "_NUMBERS", "COLUMNS", "MORE_COLUMNS", "_SCHEMA"),
         *("make_row", "_measured", "write_records", "checked_row", "_validator", "row_key"),
         "save_weights",
@@ -110,7 +113,8 @@ def taken_apart(path: Path) -> tuple[str, dict[str, str]]:
     lines = source.splitlines()
     for node in ast.parse(source).body:
         is_constant = isinstance(node, ast.Assign)
-        own = ast.unparse(node.targets[0]) if is_constant else getattr(node, "name", "")
+        named = node.names[0] if isinstance(node, ast.Import) else node
+        own = ast.unparse(node.targets[0]) if is_constant else getattr(named, "name", "")
         name = f"{path.stem}.{own}"
         if name in APART:
             decorators = getattr(node, "decorator_list", [])
