@@ -156,20 +156,15 @@ def test_read_names_what_it_leaves_out(tmp_path):
     good = records.write_records("05_yolo", [row()])
     (good.parent / "06_ssd.json").write_text(good.read_text()[:-30])
     (good.parent / "07_fcos.json").write_text(good.read_text())
-    (good.parent / "package.json").write_text(json.dumps({"name": "foreign"}))
     (good.parent / "08_detr.json").write_bytes(b"\xff\xfe")
-    (good.parent / "a name of its own (1).json").write_text(good.read_text())
-    rows, problems = read()
+    (good.parent / "package.json").write_text(json.dumps({"name": "foreign"}))
+    (good.parent / "numbers.json").write_text("[1, 2]")
+    (good.parent / "nameless.json").write_text(json.dumps([{"AP": 1}]))
+    names = ["06_ssd", "07_fcos", "08_detr", "package", "numbers", "nameless", "01_rcnn"]
+    rows, problems = read("05_yolo", *names)
     assert len(rows) == 1
-    assert [p.split(":")[0] for p in problems] == [
-        "06_ssd.json",
-        "07_fcos.json",
-        "08_detr.json",
-        "a name of its own (1).json",
-        "package.json",
-    ]
-    _, problems = read("05_yolo", "01_rcnn")
-    assert problems == ["01_rcnn.json: missing; run notebook 01_rcnn to make it"]
+    assert [p.split(":")[0] for p in problems] == [f"{name}.json" for name in names]
+    assert problems[-1] == "01_rcnn.json: missing; run notebook 01_rcnn to make it"
     assert "no such folder" in read(folder=tmp_path / "none")[1][0]
 
 
@@ -241,7 +236,7 @@ def test_weights_come_back_and_nothing_else_is_unpickled(tmp_path):
     assert path == tmp_path / "runs" / "05_yolo.pt"
     loaded = records.load_weights("05_yolo")
     assert all(torch.equal(loaded[name], t) for name, t in model.state_dict().items())
-    with pytest.raises(FileNotFoundError, match="run notebook 06_ssd"):
+    with pytest.raises(FileNotFoundError, match="06_ssd.pt"):
         records.load_weights("06_ssd")
     torch.save({"model": model}, path)
     with pytest.raises(Exception, match="[Ww]eights"):
@@ -292,7 +287,8 @@ def test_rows_of_another_machine_are_not_mixed_in(folders, other):
         ("", "Expecting value"),
         ('[{"notebook": "05_yo', "Unterminated string"),
         ("{}", "no list of rows"),
-        ('[{"AP": 1}]', "'notebook' is a required property"),
+        ('[{"AP": 1}]', "rows of None"),
+        ('[{"notebook": "05_yolo", "AP": 1}]', "'model' is a required property"),
         (json.dumps([row(notebook="04_x")]), "rows of 04_x"),
         (json.dumps([row(AP=7)]), "AP: 7 is greater than the maximum of 1"),
         (json.dumps([row()]).replace("0.5", "NaN"), "AP: nan is not of type"),
