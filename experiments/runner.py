@@ -14,7 +14,14 @@ from typing import Any
 from experiments.outcome import Outcome
 from experiments.resampling import resampled_ap
 from helpers.evaluation import coco_ap
-from helpers.records import EXPERIMENTS, make_row, read_records, save_weights, write_records
+from helpers.records import (
+    EXPERIMENTS,
+    checked_row,
+    make_row,
+    read_records,
+    save_weights,
+    write_records,
+)
 from helpers.shapes import CLASSES, benchmark
 from helpers.training import pick_device, seed_everything
 
@@ -96,13 +103,16 @@ def run(
 
 
 def recorded(module: ModuleType, folder: Path = EXPERIMENTS) -> list[Row]:
-    """The rows that are there. Raises ValueError if the file is there but cannot be read."""
+    """The rows that are there. Raises ValueError if the file is there but cannot be read.
+
+    A row that does not keep to the schema cannot be read, either: it could not be written again.
+    """
     if not (folder / f"{module.LECTURE}.json").exists():
         return []
     rows, problems = read_records(folder, [module.LECTURE])
     if problems:
         raise ValueError(f"{folder.name}/{problems[0]}")
-    return rows
+    return [checked_row(row) for row in rows]
 
 
 def train(module: ModuleType, variant: str, seed: int) -> Outcome:

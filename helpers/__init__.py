@@ -8,7 +8,7 @@ anchors       anchors on the grid of a feature map
 shapes        the synthetic data set and the frozen benchmark
 photos        sample photographs that ship with an installed package
 datasets      images and targets, checked before a training; anybody's folder; COCO's rows
-proposals     selective search through OpenCV (kept in a file once done)
+proposals     selective search through OpenCV, and what it finds in the benchmark
 features      an ImageNet-pretrained feature extractor
 augmentation  random changes of training images, boxes moved along
 

@@ -3,13 +3,11 @@
 import torch
 from torch import Tensor
 
-from helpers.boxes import check_boxes
+from helpers.boxes import check_boxes, check_count
 from helpers.datasets import check_images
 
 
-def flip_and_recolour(
-    images: Tensor, *boxes: list[Tensor], generator: torch.Generator | None = None
-) -> tuple:
+def flip_and_recolour(images: Tensor, *boxes: list[Tensor]) -> tuple:
     """Mirror half of `images` (B, 3, H, W) left to right and shuffle the colour channels of each.
 
     `boxes` are any number of lists with one tensor (n, 4) xyxy per image (objects, proposals, ...).
@@ -19,14 +17,12 @@ def flip_and_recolour(
     check_images(images, of_bytes=False)
     moved = []
     for number, column in enumerate(boxes):
-        if len(column) != len(images):
-            got = f"({len(images)}), got {len(column)}"
-            raise ValueError(f"boxes[{number}] must have one tensor per image {got}")
+        check_count(column, len(images), f"boxes[{number}] must have one tensor per image")
         moved.append([check_boxes(b, f"boxes[{number}][{i}]") for i, b in enumerate(column)])
-    flipped = torch.rand(len(images), generator=generator) < 0.5  # (B,)
+    flipped = torch.rand(len(images)) < 0.5  # (B,)
     changed = images.new_empty(images.shape)
     for i, flip in enumerate(flipped):
-        image = images[i][torch.randperm(3, generator=generator)]  # (3, H, W)
+        image = images[i][torch.randperm(3)]  # (3, H, W)
         changed[i] = image.flip(2) if flip else image
         if flip:
             for column in moved:

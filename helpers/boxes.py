@@ -5,6 +5,7 @@ numbers are computed, and come back, in float32; two arguments in the higher of 
 """
 
 import math
+from collections.abc import Sized
 
 import torch
 from torch import Tensor
@@ -24,17 +25,30 @@ def check_boxes(boxes: Tensor, name: str = "boxes") -> Tensor:
 
 
 def _check_rows(boxes: Tensor, name: str) -> Tensor:
-    if not isinstance(boxes, Tensor):
-        got = type(boxes).__name__
-        raise ValueError(f"{name} must be a torch tensor of shape (N, 4), got {got}")
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"{name} must have shape (N, 4), got {tuple(boxes.shape)}")
-    if boxes.dtype == torch.bool or boxes.is_complex():
+    check_numbers(boxes, name, "N", 4)
+    if boxes.dtype == torch.bool:
         raise ValueError(f"{name} must hold real numbers (pixels), got {boxes.dtype}")
-    if boxes.dtype not in (torch.float32, torch.float64):
-        boxes = boxes.float()  # in half precision 256 x 256 is infinite
-    refuse_rows(~torch.isfinite(boxes), boxes, f"{name} must be finite")
-    return boxes
+    # In half precision 256 x 256 is infinite.
+    return boxes if boxes.dtype == torch.float64 else boxes.float()
+
+
+def check_numbers(values: Tensor, name: str, *shape: int | str) -> None:
+    """Raise ValueError unless `values` is a tensor of finite real numbers; "N" is any length."""
+    if not isinstance(values, Tensor):
+        raise ValueError(f"{name} must be a torch tensor, got {type(values).__name__}")
+    same = [n in ("N", size) for n, size in zip(shape, values.shape)]
+    if values.ndim != len(shape) or not all(same):
+        wanted = str(shape).replace("'", "")
+        raise ValueError(f"{name} must have shape {wanted}, got {tuple(values.shape)}")
+    if values.is_complex():
+        raise ValueError(f"{name} must hold real numbers, got {values.dtype}")
+    refuse_rows(~torch.isfinite(values), values, f"{name} must be finite")
+
+
+def check_count(things: Sized, count: int, message: str) -> None:
+    """Raise ValueError with `message`, what was expected and what it got, unless they agree."""
+    if len(things) != count:
+        raise ValueError(f"{message} ({count}), got {len(things)}")
 
 
 def refuse_rows(bad: Tensor, values: Tensor, message: str) -> None:
@@ -53,9 +67,7 @@ def check_sides(boxes: Tensor, name: str, purpose: str) -> None:
 def _with_anchors(values: Tensor, name: str, anchors: Tensor, weights: Weights) -> list[Tensor]:
     """`values` (N, 4), which were checked, `anchors` and `weights` (4,), in one precision."""
     anchors = check_boxes(anchors, "anchors")
-    if len(values) != len(anchors):
-        got = f"{len(values)} and {len(anchors)}"
-        raise ValueError(f"{name} and anchors must have equal lengths, got {got}")
+    check_count(values, len(anchors), f"{name} must be as many as the anchors")
     if len(weights) != 4 or not all(weight > 0 for weight in weights):
         raise ValueError(f"weights must be four positive numbers, got {tuple(weights)}")
     dtype = torch.promote_types(values.dtype, anchors.dtype)

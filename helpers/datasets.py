@@ -20,8 +20,9 @@ import yaml
 from PIL import ExifTags, Image
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.ops import clip_boxes_to_image
 
-from helpers.boxes import check_boxes, check_sides, refuse_rows
+from helpers.boxes import check_boxes, check_numbers, check_sides, refuse_rows
 from helpers.photos import as_rgb
 
 Target = Mapping[str, Tensor]
@@ -53,10 +54,9 @@ def checked_targets(targets: Sequence[Target], num_classes: int | None = None) -
     refuse_crowds(checked)
     for i, target in enumerate(checked):
         name = f"targets[{i}]['boxes']"
-        if target["boxes"].dtype == torch.float64:  # 1e300 is infinite in float32
-            target["boxes"] = check_boxes(target["boxes"].float(), name)
-        check_sides(target["boxes"], name, "trained on")
-        target.pop("iscrowd", None)
+        boxes = check_boxes(target["boxes"].float(), name)  # 1e300 is infinite in float32
+        check_sides(boxes, name, "trained on")
+        checked[i] = {"boxes": boxes, "labels": target["labels"]}
     return checked
 
 
@@ -69,21 +69,10 @@ def checked_objects(
         raise ValueError(f"{name} must have {list(keys)}, got {got}")
     objects = {"boxes": check_boxes(entry["boxes"], f"{name}['boxes']")}
     for key in [*keys[1:], *({"iscrowd"} & set(entry))]:
-        _check_column(entry[key], f"{name}['{key}']", len(objects["boxes"]))
-        if key != "labels" and not torch.isfinite(entry[key]).all():
-            raise ValueError(f"{name}['{key}'] must be finite, got {entry[key].tolist()}")
+        check_numbers(entry[key], f"{name}['{key}']", len(objects["boxes"]))
         objects[key] = entry[key]
     objects["labels"] = _checked_labels(entry["labels"], f"{name}['labels']", num_classes)
     return objects
-
-
-def _check_column(values: Tensor, name: str, count: int) -> None:
-    if not isinstance(values, Tensor):
-        raise ValueError(f"{name} must be a torch tensor, got {type(values).__name__}")
-    if values.shape != (count,):
-        raise ValueError(f"{name} must have shape ({count},), got {tuple(values.shape)}")
-    if values.is_complex():
-        raise ValueError(f"{name} must hold real numbers, got {values.dtype}")
 
 
 def _checked_labels(labels: Tensor, name: str, num_classes: int | None) -> Tensor:
@@ -207,17 +196,15 @@ def _dataset(
         kept = []
         for where, name, box, ignored in lines:
             box = [n * side for n, side in zip(box, size * 2)] if in_units else box
-            fault = "" if name in known else f"there is no class {name!r}"
-            fault = fault or _fault(*box, *size)
-            wrong += [f"{where}: {fault}"] * bool(fault)
+            fault = _fault(*box, *size) if name in known else f"there is no class {name!r}"
+            wrong += [f"{where}: {fault}"] if fault else []
             if fault in ("", OVER):
-                kept.append((box, known[name], int(ignored)))
-        boxes, labels, crowds = zip(*kept) if kept else ((), (), ())
-        limits = torch.tensor(size * 2).float()
-        boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4).clamp(min=0).minimum(limits)
-        columns = {"labels": torch.tensor(labels).long(), "iscrowd": torch.tensor(crowds).long()}
+                kept.append([*box, known[name], ignored])
+        columns = torch.tensor(kept, dtype=torch.float64).reshape(-1, 6)
+        boxes = clip_boxes_to_image(columns[:, :4].float(), size[::-1])
+        labels, crowds = columns[:, 4:].long().unbind(dim=1)
         files.append(folder / photo)
-        targets.append({"boxes": boxes} | columns)
+        targets.append({"boxes": boxes, "labels": labels, "iscrowd": crowds})
     if wrong and not drop:
         listed = "\n".join([*wrong[:20], *["..."] * (len(wrong) > 20)])
         raise ValueError(f"{len(wrong)} things are wrong; drop=True leaves them out:\n{listed}")

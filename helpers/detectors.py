@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from helpers.augmentation import flip_and_recolour
+from helpers.boxes import check_count
 from helpers.datasets import check_images, checked_targets
 from helpers.evaluation import coco_ap
 from helpers.shapes import ShapesDataset
@@ -42,16 +43,12 @@ def augmented_batches(
 
 
 @torch.no_grad()
-def detect_all(detect: Detect, images: Tensor, device: torch.device, batch_size: int = 50) -> Found:
-    """Detections, on the CPU, for all uint8 images (N, 3, H, W); none for no image."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+def detect_all(detect: Detect, images: Tensor, device: torch.device) -> Found:
+    """Detections, on the CPU, for all uint8 images (N, 3, H, W), seen 50 at a time."""
     check_images(images)
-    parts = images.split(batch_size) if len(images) else ()
+    parts = images.split(50) if len(images) else ()
     found = [d for part in parts for d in detect(to_input(part, device))]
-    if len(found) != len(images):
-        got = f"{len(images)}, got {len(found)}"
-        raise ValueError(f"detect must return one dictionary per image, {got}")
+    check_count(found, len(images), "detect must return one dictionary per image")
     return [{name: value.cpu() for name, value in detection.items()} for detection in found]
 
 

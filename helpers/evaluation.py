@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torchvision.ops import box_iou
 
+from helpers.boxes import check_count
 from helpers.datasets import Target, checked_objects, coco_annotations, refuse_crowds
 from helpers.shapes import CLASSES
 
@@ -15,15 +16,12 @@ from helpers.shapes import CLASSES
 SMALL, MEDIUM = 18, 32
 AREA_RANGES = {"all": (0, 1e10), "small": (0, SMALL**2), "medium": (SMALL**2, MEDIUM**2)}
 AREA_RANGES["large"] = (MEDIUM**2, 1e10)
-MAX_DETECTIONS = 100  # per image and class (pycocotools counts so), the best first
 
 
 def _checked(
     detections: list[Target], targets: list[Target], classes: int | None = None
 ) -> tuple[list[Target], list[Target]]:
-    if len(detections) != len(targets):
-        got = f"{len(detections)} and {len(targets)}"
-        raise ValueError(f"detections and targets must have one entry per image, got {got}")
+    check_count(detections, len(targets), "detections must be as many as the targets")
     keys = ("boxes", "scores", "labels")
     found = [
         checked_objects(d, f"detections[{i}]", classes, keys) for i, d in enumerate(detections)
@@ -47,7 +45,7 @@ def coco_eval(
     targets: list[Target],
     num_classes: int = len(CLASSES),
     area_ranges: dict[str, tuple[float, float]] = AREA_RANGES,
-    max_detections: int = MAX_DETECTIONS,
+    max_detections: int = 100,
 ):
     """pycocotools' `COCOeval`, accumulated.
 

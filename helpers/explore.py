@@ -10,8 +10,10 @@ from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
 
+import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython import display
 from matplotlib.figure import Figure
 
 
@@ -19,26 +21,17 @@ def explore(draw: Callable[..., Figure], **ranges: Any) -> None:
     """Show `draw(...)` under one control per keyword, redrawn when a control is released.
 
     A tuple of numbers (min, max, step[, start]) makes a slider (of integers if all are), which
-    begins in the middle if not told; a list of options of any kind makes a menu. Without ipywidgets
-    one sentence is printed instead. An error of the first drawing is raised as it is.
+    begins in the middle if not told; a list of options of any kind makes a menu. An error of the
+    first drawing is raised as it is.
     """
     try:
         inspect.signature(draw).bind(**ranges)
     except TypeError as error:
         raise ValueError(f"ranges do not fit the arguments of draw: {error}") from None
-    try:
-        import ipywidgets  # noqa: F401
-    except ImportError:
-        print("The sliders need the package ipywidgets; the figure above shows one setting.")
-        return
-    from IPython.display import display
-
-    display(_panel(draw, ranges))
+    display.display(_panel(draw, ranges))
 
 
-def _panel(draw: Callable[..., Figure], ranges: dict[str, Any]) -> Any:
-    import ipywidgets as widgets
-
+def _panel(draw: Callable[..., Figure], ranges: dict[str, Any]) -> widgets.Widget:
     controls = {name: _control(name, values) for name, values in ranges.items()}
     menus = {name: options for name, options in ranges.items() if isinstance(options, list)}
 
@@ -64,9 +57,7 @@ def _panel(draw: Callable[..., Figure], ranges: dict[str, Any]) -> Any:
     return widgets.VBox([*controls.values(), message, picture])
 
 
-def _control(name: str, values: Any) -> Any:
-    import ipywidgets as widgets
-
+def _control(name: str, values: Any) -> widgets.Widget:
     look = {"description": name.replace("_", " "), "style": {"description_width": "14em"}}
     look["layout"] = widgets.Layout(width="36em")
     if isinstance(values, list):

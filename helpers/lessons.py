@@ -14,6 +14,7 @@ from helpers.records import ROOT
 FOLDER = ROOT / "notebooks"
 LECTURE = re.compile(r"\d\d_[a-z0-9_]+\.ipynb")  # else it is somebody's own: Untitled.ipynb, ...
 
+_DEFINITIONS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
 # Calls that a constant's value may make: cheap, and without effect on anything else.
 _SAFE_CALLS = frozenset(
     "abs bool dict enumerate float frozenset int len list max min pow range reversed round set "
@@ -76,24 +77,16 @@ def load(name: str | Path, **instead: object) -> ModuleType:
         lines = cell.source.splitlines(keepends=True)
         linecache.cache[filename] = (len(cell.source), None, lines, filename)
         for node in tree.body:
-            if _is_definition(node) or _is_cheap_constant(node):
+            if isinstance(node, _DEFINITIONS) or _is_cheap_constant(node):
                 _execute(node, filename, module)
                 vars(module).update(instead)
     return module
 
 
-def _is_definition(node: ast.stmt) -> bool:
-    imports = (ast.Import, ast.ImportFrom)
-    if isinstance(node, ast.Try):  # an optional import
-        return all(isinstance(child, imports) for child in node.body)
-    return isinstance(node, (*imports, ast.FunctionDef, ast.ClassDef))
-
-
 def _is_cheap_constant(node: ast.stmt) -> bool:
-    if not isinstance(node, (ast.Assign, ast.AnnAssign)) or node.value is None:
+    if not isinstance(node, ast.Assign):
         return False
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-    flat = [e for t in targets for e in (t.elts if isinstance(t, ast.Tuple) else [t])]
+    flat = [e for t in node.targets for e in (t.elts if isinstance(t, ast.Tuple) else [t])]
     inside = list(ast.walk(node.value))
     calls = [ast.unparse(part.func) for part in inside if isinstance(part, ast.Call)]
     named = all(isinstance(target, ast.Name) and target.id.isupper() for target in flat)
@@ -105,7 +98,7 @@ def _execute(node: ast.stmt, filename: str, module: ModuleType) -> None:
     try:
         exec(compile(ast.Module([node], []), filename, "exec", dont_inherit=True), vars(module))
     except Exception as error:
-        if isinstance(error, NameError) and isinstance(node, (ast.Assign, ast.AnnAssign)):
+        if isinstance(error, NameError) and isinstance(node, ast.Assign):
             return  # its value uses what was left out
         said = f"{filename}, line {node.lineno}, does not load by itself: {type(error).__name__}"
         may = "It may use imports, UPPER_CASE constants and other definitions."

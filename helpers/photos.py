@@ -1,9 +1,10 @@
-"""Photographs that ship with scikit-image and scikit-learn: real input without a download."""
+"""Photographs that ship with scikit-image: real input without a download."""
 
 import numpy as np
 from PIL import Image, ImageOps
+from skimage import data
 
-PHOTOS = ("motorcycle", "astronaut", "cat", "coffee", "rocket", "china", "flower")
+PHOTOS = ("motorcycle", "astronaut", "cat", "coffee")
 _ELSEWHERE = {"motorcycle": "stereo_motorcycle", "cat": "chelsea"}  # names in scikit-image
 
 
@@ -11,22 +12,16 @@ def photo(name: str) -> np.ndarray:
     """The photograph `name`, one of `PHOTOS`, as (H, W, 3) uint8 RGB; sources in data/README.md."""
     if name not in PHOTOS:
         raise ValueError(f"name must be one of {list(PHOTOS)}, got {name!r}")
-    if name in ("china", "flower"):
-        from sklearn.datasets import load_sample_image
-
-        return np.array(load_sample_image(f"{name}.jpg"))  # a copy: the caller may draw on it
-    from skimage import data
-
     image = getattr(data, _ELSEWHERE.get(name, name))()
     image = image[0] if isinstance(image, tuple) else image  # of a stereo pair the left one
-    return np.array(image[..., :3])
+    return np.array(image)  # a copy: the caller may draw on it
 
 
 def as_rgb(image: np.ndarray | Image.Image, name: str = "image") -> np.ndarray:
     """A copy of `image` as (H, W, 3) uint8 RGB, with transparent parts blended onto white.
 
-    A PIL image is turned upright as its EXIF data say and may have any mode but I and F. A NumPy
-    array is grey (H, W) or (H, W, 1), RGB or RGBA, of uint8, uint16, bool or floats in 0..1.
+    A PIL image is turned upright as its EXIF data say and may have any mode but I, F and La. A
+    NumPy array is grey (H, W) or (H, W, 1), RGB or RGBA, of uint8, uint16, bool or floats in 0..1.
     """
     if isinstance(image, Image.Image):
         image = _from_pil(image, name)
@@ -51,8 +46,6 @@ def _from_pil(image: Image.Image, name: str) -> np.ndarray:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):  # PIL would cut it off at 255
         return np.asarray(image)
-    if image.mode == "La":  # PIL knows no other way out of this mode
-        image = image.convert("LA")
     return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
 
 

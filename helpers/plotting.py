@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib_inline.config import InlineBackend
 from torch import Tensor
 
+from helpers.boxes import check_count
 from helpers.datasets import checked_objects
 from helpers.photos import as_rgb
 from helpers.shapes import CLASSES
@@ -71,8 +72,8 @@ def draw_boxes(
     A box edge at pixel coordinate 0 is the left edge of the first pixel, where imshow has -0.5.
     """
     boxes = _numbers(boxes, "boxes", 4)
-    if texts is not None and len(texts) != len(boxes):
-        raise ValueError(f"texts must have one entry per box ({len(boxes)}), got {len(texts)}")
+    if texts is not None:
+        check_count(texts, len(boxes), "texts must have one entry per box")
     colours = [colours] if isinstance(colours, str) else colours
     for i, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
         colour = colours[i % len(colours)] if len(colours) else COLOURS[0]
@@ -146,9 +147,7 @@ def plot_curves(
     for i, (name, values) in enumerate(curves.items()):
         values = _numbers(values, repr(name))[:, 0]
         at = np.arange(len(values)) if x is None else _numbers(x, "x")[:, 0]
-        if len(at) != len(values):
-            got = f"{len(values)}, got {len(at)}"
-            raise ValueError(f"x must have one entry per value of {name!r}, {got}")
+        check_count(at, len(values), f"x must have one entry per value of {name!r}")
         if 1 < smooth <= len(values):
             values = np.convolve(values, np.ones(smooth) / smooth, mode="valid")
             at = at[smooth - 1 :]

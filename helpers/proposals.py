@@ -1,11 +1,7 @@
 """Class-agnostic boxes made without learning: selective search (OpenCV)."""
 
-import contextlib
-import hashlib
-import io
 import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -13,10 +9,10 @@ import torch
 from torch import Tensor
 
 from helpers.datasets import check_images
-from helpers.records import ROOT, runs_folder, write_atomic
-from helpers.shapes import benchmark
+from helpers.records import ROOT
+from helpers.shapes import SPLITS
 
-COMMITTED = ROOT / "data" / "proposals"
+COMMITTED = ROOT / "data" / "proposals"  # made by experiments/proposals.py
 SCALE, SIGMA, MIN_SIDE = 150, 0.8, 6  # lecture 01's settings: granularity, blur, pixels
 
 
@@ -57,30 +53,13 @@ def selective_search(images: Tensor) -> list[Tensor]:
         return list(pool.map(search, images.permute(0, 2, 3, 1).cpu().numpy()))
 
 
-def benchmark_proposals(split: str, directory: str | Path | None = None) -> list[Tensor]:
-    """`selective_search` on the images of `benchmark(split)`, from a file if it was done before.
+def benchmark_proposals(split: str) -> list[Tensor]:
+    """What `selective_search` finds in the images of `benchmark(split)`, from data/proposals.
 
-    The file lies in runs/ (or `directory`) or data/proposals, and its key covers pixels and
-    settings. (OpenCV's versions differ in a few boxes: these are OpenCV 5.1's.) Where none has it,
-    the boxes are computed (two minutes) and kept in runs/.
+    OpenCV's versions differ in a few boxes: these are OpenCV 5.1's.
     """
-    images = benchmark(split).images
-    selective_search_module()  # a missing OpenCV is said before a file is looked for
-    path = runs_folder(directory) / f"selective_search_{split}.npz"
-    key = _key(images)
-    for file in (path, COMMITTED / path.name):
-        # There may be no such file, or a damaged one, or one of other images or settings.
-        with contextlib.suppress(Exception), np.load(file, allow_pickle=False) as kept:
-            if str(kept["key"]) == key:
-                boxes = torch.from_numpy(kept["boxes"]).float()  # (sum of counts, 4)
-                return list(boxes.split(kept["counts"].tolist()))
-    boxes = selective_search(images)
-    buffer, whole = io.BytesIO(), torch.cat(boxes).short().numpy()
-    np.savez_compressed(buffer, key=key, counts=[len(b) for b in boxes], boxes=whole)
-    write_atomic(path, buffer.getvalue())
-    return boxes
-
-
-def _key(images: Tensor) -> str:
-    settings = f"{SCALE} {SIGMA} {MIN_SIDE} {tuple(images.shape)}"
-    return hashlib.sha256(settings.encode() + images.numpy().tobytes()).hexdigest()
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {list(SPLITS)}, got {split!r}")
+    with np.load(COMMITTED / f"selective_search_{split}.npz", allow_pickle=False) as file:
+        boxes = torch.from_numpy(file["boxes"]).float()  # (sum of counts, 4)
+        return list(boxes.split(file["counts"].tolist()))

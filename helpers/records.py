@@ -21,30 +21,6 @@ Row = Mapping[str, Any]
 Folder = str | Path | None
 METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 
-_TEXT, _COUNT = {"type": "string", "minLength": 1}, {"type": "integer", "minimum": 0}
-_REAL = {"type": ["number", "null"], "minimum": 0}
-_CURVE = {"type": "array", "items": {"type": "object", "additionalProperties": {"type": "number"}}}
-# The columns of a row, as JSON schema; null where nothing was measured.
-COLUMNS = {
-    **dict.fromkeys(("notebook", "model", "variant"), _TEXT),
-    **dict.fromkeys(METRICS, _REAL | {"maximum": 1}),
-    **dict.fromkeys(("parameters", "steps"), _COUNT),
-    **dict.fromkeys(("train_seconds", "ms_per_image"), _REAL),
-    "device": _TEXT,
-    "threads": _COUNT,
-    "seed": _COUNT,
-    "torch": _TEXT,
-}
-# Only the rows of experiments have these.
-MORE_COLUMNS = {
-    "versions": {"type": "object", "additionalProperties": _TEXT},
-    "resampled": {"type": "array", "items": _REAL},  # AP of resampled test sets, paired by place
-    "curve": _CURVE,  # AP on the way, with steps and seconds
-    "extra": {"type": "object", "additionalProperties": {"type": "number"}},
-}
-_SCHEMA = {"type": "object", "properties": COLUMNS | MORE_COLUMNS, "required": list(COLUMNS)}
-_SCHEMA["additionalProperties"] = False
-
 
 def runs_folder(directory: Folder = None) -> Path:
     """`directory`, else the folder LECTURE_RUNS (relative to the repository's root), else runs/."""
@@ -63,6 +39,71 @@ def write_atomic(path: str | Path, data: bytes) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def read_records(directory: Folder, notebooks: Iterable[str]) -> tuple[list[dict], list[str]]:
+    """All rows of `notebooks` ("05_yolo", ...) in `directory`, and a sentence per file left out."""
+    folder = runs_folder(directory)
+    rows, problems = [], [] if folder.is_dir() else [f"{folder}: no such folder"]
+    for path in [file_of(name, ".json", folder) for name in notebooks]:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
+                raise ValueError("it holds no list of rows")
+            strangers = {str(row.get("notebook")) for row in content} - {path.stem}
+            if strangers:
+                raise ValueError(f"it holds rows of {', '.join(sorted(strangers))}")
+            rows += content
+        except FileNotFoundError:
+            problems.append(f"{path.name}: missing; run notebook {path.stem} to make it")
+        except (OSError, ValueError) as error:
+            problems.append(f"{path.name}: left out, {error}")
+    return rows, problems
+
+
+def load_weights(notebook: str, directory: Folder = None) -> dict[str, Any]:
+    """The state dict that `save_weights` wrote, on the CPU; FileNotFoundError if it has not."""
+    import torch
+
+    path = file_of(notebook, ".pt", directory)
+    return torch.load(path, map_location="cpu", weights_only=True)  # unpickles only tensors
+
+
+def file_of(notebook: str, suffix: str, directory: Folder = None) -> Path:
+    """Where a notebook's record (suffix ".json") or weights (".pt") lie in `directory`."""
+    if not re.fullmatch(r"\w+", notebook):
+        raise ValueError(f"notebook must be a name such as '05_yolo', got {notebook!r}")
+    return runs_folder(directory) / f"{notebook}{suffix}"
+
+
+# What writes them.
+
+_TEXT = {"type": "string", "minLength": 1}
+_COUNT = {"type": "integer", "minimum": 0}
+_REAL = {"type": ["number", "null"], "minimum": 0}
+_NUMBERS = {"type": "object", "additionalProperties": {"type": "number"}}
+COLUMNS = {  # of a row, as JSON schema; null where nothing was measured
+    **dict.fromkeys(("notebook", "model", "variant"), _TEXT),
+    **dict.fromkeys(METRICS, _REAL | {"maximum": 1}),
+    **dict.fromkeys(("parameters", "steps"), _COUNT),
+    **dict.fromkeys(("train_seconds", "ms_per_image"), _REAL),
+    "device": _TEXT,
+    "threads": _COUNT,
+    "seed": _COUNT,
+    "torch": _TEXT,
+}
+MORE_COLUMNS = {  # only the rows of experiments have these
+    "versions": {"type": "object", "additionalProperties": _TEXT},
+    "resampled": {"type": "array", "items": _REAL},  # AP of resampled test sets, paired by place
+    "curve": {"type": "array", "items": _NUMBERS},  # AP on the way, with steps and seconds
+    "extra": _NUMBERS,
+}
+_SCHEMA = {
+    "type": "object",
+    "properties": COLUMNS | MORE_COLUMNS,
+    "required": list(COLUMNS),
+    "additionalProperties": False,
+}
 
 
 def make_row(
@@ -95,6 +136,10 @@ def make_row(
     return checked_row(dict(zip(COLUMNS, values, strict=True)))
 
 
+def _measured(value: float | None) -> float | None:
+    return None if value is None or value == -1 or value != value else value
+
+
 def write_records(notebook: str, rows: Iterable[Row], directory: Folder = None) -> Path:
     """Replace `<directory>/<notebook>.json` by `rows`, if all are right, and return its path."""
     checked, keys = [checked_row(row) for row in rows], set()
@@ -105,37 +150,36 @@ def write_records(notebook: str, rows: Iterable[Row], directory: Folder = None) 
             raise ValueError(f"two rows for (model, variant, seed) = {row_key(row)}")
         keys.add(row_key(row))
     text = json.dumps(checked, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    return write_atomic(_path(notebook, ".json", directory), text.encode())
+    return write_atomic(file_of(notebook, ".json", directory), text.encode())
 
 
-def read_records(
-    directory: Folder = None, notebooks: Iterable[str] | None = None
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """All rows found in `directory`, and one sentence for each file that was left out.
+def checked_row(row: Row) -> dict[str, Any]:
+    """`row` with plain Python values; ValueError if it does not keep to the schema of COLUMNS."""
+    try:
+        plain = json.loads(json.dumps(row, default=lambda value: value.tolist()))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"a row must hold numbers and texts: {error}") from None
+    for error in _validator().iter_errors(plain):
+        where = "".join(f"{step}: " for step in error.absolute_path)
+        raise ValueError(f"a row is wrong, {where}{error.message}")
+    return plain
 
-    Without `notebooks` (names such as "05_yolo") every file is read, by name; with them, just
-    theirs, and a missing one is among the problems.
-    """
-    folder = runs_folder(directory)
-    paths = sorted(folder.glob("*.json"))
-    if notebooks is not None:
-        paths = [_path(name, ".json", folder) for name in notebooks]
-    rows, problems = [], [] if folder.is_dir() else [f"{folder}: no such folder"]
-    for path in paths:
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(content, list):
-                raise ValueError("it holds no list of rows")
-            found = [checked_row(row) for row in content]
-            strangers = sorted({row["notebook"] for row in found} - {path.stem})
-            if strangers:
-                raise ValueError(f"it holds rows of {', '.join(strangers)}")
-            rows += found
-        except FileNotFoundError:
-            problems.append(f"{path.name}: missing; run notebook {path.stem} to make it")
-        except (OSError, ValueError) as error:
-            problems.append(f"{path.name}: left out, {error}")
-    return rows, problems
+
+@functools.cache
+def _validator() -> Any:
+    """Of draft 4, for which 3.0 is no integer; NaN and infinity are no numbers, either."""
+    import jsonschema
+
+    def is_number(_: Any, value: Any) -> bool:
+        return type(value) in (int, float) and math.isfinite(value)
+
+    types = jsonschema.Draft4Validator.TYPE_CHECKER.redefine("number", is_number)
+    return jsonschema.validators.extend(jsonschema.Draft4Validator, type_checker=types)(_SCHEMA)
+
+
+def row_key(row: Row) -> tuple[str, str, int]:
+    """What tells the rows of a notebook apart: model, variant and seed."""
+    return row["model"], row["variant"], row["seed"]
 
 
 def save_weights(
@@ -154,56 +198,7 @@ def save_weights(
         short = half and value.is_floating_point() and value.ndim > 1
         kept[name] = (value.half() if short else value).detach().cpu()
     torch.save(kept, buffer)
-    return write_atomic(_path(notebook, ".pt", directory), buffer.getvalue())
-
-
-def load_weights(notebook: str, directory: Folder = None) -> dict[str, Any]:
-    """The state dict that `save_weights` wrote, on the CPU; FileNotFoundError if it has not."""
-    import torch
-
-    path = _path(notebook, ".pt", directory)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path.name} is missing; run notebook {notebook} to make it")
-    return torch.load(path, map_location="cpu", weights_only=True)  # unpickles only tensors
-
-
-def _path(notebook: str, suffix: str, directory: Folder) -> Path:
-    if not re.fullmatch(r"\w+", notebook):
-        raise ValueError(f"notebook must be a name such as '05_yolo', got {notebook!r}")
-    return runs_folder(directory) / f"{notebook}{suffix}"
-
-
-def _measured(value: float | None) -> float | None:
-    return None if value is None or value == -1 or value != value else value
-
-
-def checked_row(row: Row) -> dict[str, Any]:
-    """`row` with plain Python values; ValueError if it does not keep to the schema of COLUMNS."""
-    try:
-        plain = json.loads(json.dumps(row, default=lambda value: value.tolist()))
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"a row must hold numbers and texts: {error}") from None
-    for error in _validator().iter_errors(plain):
-        where = "".join(f"{step}: " for step in error.absolute_path)
-        raise ValueError(f"a row is wrong, {where}{error.message}")
-    return plain
-
-
-def row_key(row: Row) -> tuple[str, str, int]:
-    """What tells the rows of a notebook apart: model, variant and seed."""
-    return row["model"], row["variant"], row["seed"]
-
-
-@functools.cache
-def _validator() -> Any:
-    """Of draft 4, for which 3.0 is no integer; NaN and infinity are no numbers, either."""
-    import jsonschema
-
-    def is_number(_: Any, value: Any) -> bool:
-        return type(value) in (int, float) and math.isfinite(value)
-
-    types = jsonschema.Draft4Validator.TYPE_CHECKER.redefine("number", is_number)
-    return jsonschema.validators.extend(jsonschema.Draft4Validator, type_checker=types)(_SCHEMA)
+    return write_atomic(file_of(notebook, ".pt", directory), buffer.getvalue())
 
 
 def latest_records(
@@ -219,10 +214,10 @@ def latest_records(
     """
     rows, problems = [], []
     for name in notebooks:
-        fresh, wrong = read_records(runs_folder(runs), [name])
+        fresh, wrong = _right_records(runs_folder(runs), name)
         # No file in runs/ is no problem: most readers have not run everything.
         problems += [f"runs/{s}" for s in wrong if "left out" in s]
-        committed, wrong = read_records(reference, [name])
+        committed, wrong = _right_records(reference, name)
         problems += [f"data/reference/{s}" for s in wrong if s.startswith(f"{name}.json")]
         have = {row_key(row) for row in fresh}
         machines = {(row["device"], row["threads"]) for row in fresh}
@@ -235,6 +230,15 @@ def latest_records(
         rows += [row | {"source": "runs"} for row in fresh]
         rows += [row | {"source": "reference"} for row in kept]
     return rows, problems
+
+
+def _right_records(folder: Folder, name: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows of one notebook, if they keep to the schema, and a sentence per problem."""
+    rows, problems = read_records(folder, [name])
+    try:
+        return [checked_row(row) for row in rows], problems
+    except ValueError as error:
+        return [], [f"{name}.json: left out, {error}"]
 
 
 def latest_weights(

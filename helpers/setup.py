@@ -30,15 +30,11 @@ def start() -> None:
     torch.set_num_threads(_threads(torch.get_num_threads()))
     _keep_freed_memory()
     use_lecture_style()
+    said = [f"Python {'.'.join(platform.python_version_tuple()[:2])}"]
+    said += [f"{package.__name__} {package.__version__}" for package in (torch, torchvision)]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     threads = torch.get_num_threads()
-    print(
-        f"Python {'.'.join(platform.python_version_tuple()[:2])}",
-        f"torch {torch.__version__}",
-        f"torchvision {torchvision.__version__}",
-        f"{device}, {threads} thread{'s' if threads != 1 else ''}",
-        sep=" · ",
-    )
+    print(*said, f"{device}, {threads} thread{'s' if threads != 1 else ''}", sep=" · ")
 
 
 def _keep_freed_memory() -> None:

@@ -6,7 +6,6 @@ frozen, and pixels are made of integers, sums and products: every machine draws 
 """
 
 import functools
-import hashlib
 import math
 from typing import NamedTuple
 
@@ -14,8 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-
-from helpers.datasets import KEYS
 
 CLASSES = ("circle", "square", "triangle")
 LECTURE_COLOURS = ((213, 94, 0), (0, 114, 178), (0, 158, 115))  # Okabe-Ito, one per class
@@ -205,13 +202,6 @@ class ShapesDataset(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
         return self.images[index], self.targets[index]
-
-    def checksum(self) -> str:
-        """SHA-256 of all pixels, boxes and labels."""
-        digest = hashlib.sha256(self.images.numpy().tobytes())
-        for column in [target[key] for target in self.targets for key in KEYS]:
-            digest.update(column.numpy().tobytes())
-        return digest.hexdigest()
 
 
 @functools.cache

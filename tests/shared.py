@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import hashlib
 import importlib.util
 import math
 import shutil
@@ -104,6 +105,14 @@ def stretched(data: ShapesDataset, height: int, width: int) -> ShapesDataset:
     data.images = functional.interpolate(data.images, (height, width))
     data.targets = [t | {"boxes": t["boxes"] * scale} for t in data.targets]
     return data
+
+
+def checksum(images: torch.Tensor, targets: list[dict[str, torch.Tensor]]) -> str:
+    """SHA-256 of all pixels, boxes and labels, as data/README.md states it."""
+    digest = hashlib.sha256(images.numpy().tobytes())
+    for column in [target[key] for target in targets for key in ("boxes", "labels")]:
+        digest.update(column.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def finite_gradients(model: torch.nn.Module) -> bool:

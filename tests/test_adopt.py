@@ -39,7 +39,7 @@ def test_adopting_seed_0_renews_the_record_and_keeps_other_seeds(folders):
     records.save_weights("05_yolo", weights, folders["runs"])
     done = ["2 rows of seed 0, 2 older ones kept", "weights in half precision"]
     assert adopt("05_yolo", **folders) == done
-    rows, _ = records.read_records(folders["reference"])
+    rows, _ = records.read_records(folders["reference"], ["05_yolo"])
     assert [(r["model"], r["AP"], r["variant"], r["seed"]) for r in rows] == [
         ("YOLO", 0.7, "main", 0),
         ("YOLO", 0.5, "new", 0),
@@ -59,7 +59,7 @@ def test_adopting_another_seed_adds_its_main_rows_only(folders):
     records.write_records("05_yolo", fresh, folders["runs"])
     records.save_weights("05_yolo", {"w": torch.rand(3, 3)}, folders["runs"])
     assert adopt("05_yolo", **folders) == ["1 rows of seed 2, 2 older ones kept"]
-    rows, _ = records.read_records(folders["reference"])
+    rows, _ = records.read_records(folders["reference"], ["05_yolo"])
     assert [(r["AP"], r["variant"], r["seed"]) for r in rows] == [
         (0.1, "main", 0),
         (0.5, "stays", 0),
@@ -94,7 +94,7 @@ def test_the_first_record_of_a_lecture_is_adopted(folders):
     records.write_records("05_yolo", [row()], folders["runs"])
     folders["reference"].rmdir()
     assert adopt("05_yolo", **folders) == ["1 rows of seed 0, 0 older ones kept"]
-    assert records.read_records(folders["reference"]) == ([row()], [])
+    assert records.read_records(folders["reference"], ["05_yolo"]) == ([row()], [])
 
 
 def test_an_experiment_renews_the_main_rows_and_keeps_the_others(tmp_path):
@@ -105,7 +105,7 @@ def test_an_experiment_renews_the_main_rows_and_keeps_the_others(tmp_path):
     fresh = [row(AP=0.6, resampled=[0.5]), row(seed=1), row(variant="other")]
     records.write_records("05_yolo", fresh, experiments)
     adopt_experiment("05_yolo", experiments, reference)
-    rows, _ = records.read_records(reference)
+    rows, _ = records.read_records(reference, ["05_yolo"])
     assert [(r["AP"], r["variant"], r["seed"]) for r in rows] == [
         (0.6, "main", 0),
         (0.5, "main", 1),

@@ -71,13 +71,13 @@ def test_a_wild_delta_does_not_overflow():
 
 GOOD = torch.tensor([[0.0, 0.0, 4.0, 4.0], [1.0, 1.0, 3.0, 5.0]])
 BAD_TENSORS = {
-    "not a tensor": ([[0, 0, 4, 4]], r"must be a torch tensor of shape \(N, 4\), got list"),
-    "none": (None, r"must be a torch tensor of shape \(N, 4\), got NoneType"),
+    "not a tensor": ([[0, 0, 4, 4]], "must be a torch tensor, got list"),
+    "none": (None, "must be a torch tensor, got NoneType"),
     "one box": (torch.zeros(4), r"must have shape \(N, 4\), got \(4,\)"),
     "five columns": (torch.zeros(2, 5), r"must have shape \(N, 4\), got \(2, 5\)"),
     "three axes": (torch.zeros(1, 2, 4), r"must have shape \(N, 4\), got \(1, 2, 4\)"),
     "truth values": (GOOD > 0, r"must hold real numbers \(pixels\), got torch.bool"),
-    "complex": (GOOD + 0j, r"must hold real numbers \(pixels\), got torch.complex64"),
+    "complex": (GOOD + 0j, "must hold real numbers, got torch.complex64"),
     "nan": (torch.tensor([[0.0, 0, 1, float("nan")]]), r"must be finite, row 0 is .*nan"),
     "inf": (torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, float("inf")]]), "must be finite, row 1 is"),
     "inf in half": (torch.tensor([[0, 0, 1, 7e4]]).half(), "must be finite, row 0 is .*inf"),
@@ -112,8 +112,8 @@ def test_reversed_corners_are_named(where, dtype):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: B.encode_boxes(GOOD, GOOD[:1]), "boxes and anchors must have equal .* 2 and 1"),
-        (lambda: B.decode_boxes(GOOD[:1], GOOD), "deltas and anchors must have equal .* 1 and 2"),
+        (lambda: B.encode_boxes(GOOD, GOOD[:1]), r"boxes must be as many as .* \(1\), got 2"),
+        (lambda: B.decode_boxes(GOOD[:1], GOOD), r"deltas must be as many as .* \(2\), got 1"),
         (lambda: B.encode_boxes(GOOD, GOOD * torch.tensor([1, 1, 1, 0])), "anchors must have x1"),
         (
             lambda: B.encode_boxes(GOOD, torch.tensor([[0.0, 0, 1, 1], [2, 2, 2, 3]])),

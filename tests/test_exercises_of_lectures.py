@@ -1152,7 +1152,7 @@ def test_the_gain_is_that_of_the_official_ap(page):
     """The check's numbers, by another way: the network and the images, without the check."""
     space = page("yolo")
     model = space["YOLODetector"]()
-    model.load_state_dict(records.latest_weights("05_yolo")[0])
+    model.load_state_dict(records.load_weights("05_yolo", records.WEIGHTS))
     images, targets = benchmark("val").images[:100], benchmark("val").targets[:100]
     images = to_input(images, torch.device("cpu"))
     ways = (once, solved(EVERY["yolo.q4"], space))
@@ -1207,7 +1207,7 @@ def test_the_gain_is_told_by_size(page):
     q, space = EVERY["ssd.q4"], page("ssd")
     said = q.verdict(solved(q, dict(space)))
     model = space["SSD"]().eval()
-    model.load_state_dict(records.latest_weights("06_ssd")[0])
+    model.load_state_dict(records.load_weights("06_ssd", records.WEIGHTS))
     images, targets = benchmark("val").images[:100], benchmark("val").targets[:100]
     images, found = to_input(images, torch.device("cpu")), []
     with torch.no_grad():
@@ -1276,7 +1276,7 @@ def test_views_that_are_not_turned_back_are_noticed():
 
 def test_weights_for_the_exercise_are_those_of_the_page(page):
     model = page("yolo")["YOLODetector"]()
-    weights, _ = records.latest_weights("05_yolo")
+    weights = records.load_weights("05_yolo", records.WEIGHTS)
     assert {k: v.shape for k, v in weights.items()} == {
         k: v.shape for k, v in model.state_dict().items()
     }
@@ -1304,7 +1304,7 @@ def test_no_gain_of_another_reading_is_told_in_numbers(page):
 
 
 def test_answers_for_the_exercise_are_those_of_the_page():
-    kept, _ = records.latest_weights("01_rcnn")
+    kept = records.load_weights("01_rcnn", records.WEIGHTS)
     total = int(kept["counts"].sum())
     shapes = {"counts": (100,), "regions": (total, 4), "moved": (total, 12), "scores": (total, 3)}
     assert {name: tuple(value.shape) for name, value in kept.items()} == shapes

@@ -74,10 +74,11 @@ def test_a_row_says_how_it_was_made(toy, tmp_path):
 
 def test_a_record_that_cannot_be_read_is_not_overwritten(toy, tmp_path):
     path = tmp_path / "05_yolo.json"
-    path.write_text("[truncated")
-    with pytest.raises(ValueError, match="05_yolo.json: left out"):
-        runner.run(toy, folder=tmp_path)
-    assert path.read_text() == "[truncated" and toy.trained == []
+    for text, said in (("[truncated", "json: left out"), ('[{"notebook": "05_yolo"}]', "is wrong")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=said):
+            runner.run(toy, folder=tmp_path)
+        assert path.read_text() == text and toy.trained == []
 
 
 def test_rows_of_a_variant_that_is_gone_stay(toy, tmp_path):

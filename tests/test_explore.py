@@ -1,6 +1,5 @@
 """helpers.explore: controls, drawings and refusals, without a front end."""
 
-import builtins
 from fractions import Fraction
 
 import matplotlib.pyplot as plt
@@ -186,20 +185,6 @@ def test_bad_ranges(ranges, message):
 def test_draw_must_return_a_figure(panel):
     with pytest.raises(ValueError, match="must return a matplotlib Figure, got int"):
         panel(lambda size: size, size=(0, 1, 1))
-
-
-def test_without_ipywidgets_one_sentence_is_printed(monkeypatch, capfd):
-    real = builtins.__import__
-
-    def no_widgets(name, *rest):
-        if name == "ipywidgets":
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", no_widgets)
-    explore(draw, box_size=(0, 1, 1))
-    out, err = capfd.readouterr()
-    assert out.count("\n") == 1 and "ipywidgets" in out and err == ""
 
 
 def test_it_runs_in_a_kernel_without_a_front_end(tmp_path, monkeypatch):

@@ -65,8 +65,8 @@ def test_read_leaves_a_missing_file_to_the_system(tmp_path):
 def test_load_takes_definitions_and_leaves_the_rest(tmp_path):
     path = write(
         tmp_path / "01_toy.ipynb",
-        "import math\ntry:\n    import nothing_of_that_name\nexcept ImportError:\n    pass",
-        "SIZE, RATIO = 4, math.sqrt(2)\nNAMES: list = [str(i) for i in range(SIZE)]",
+        "import math",
+        "SIZE, RATIO = 4, math.sqrt(2)\nNAMES = [str(i) for i in range(SIZE)]",
         "ran = True\nprint('executed')\nMODEL = train()\nWEIGHTS = MODEL + 1\nUSER = input()",
         "from dataclasses import dataclass\n@dataclass\nclass Box:\n    side: int = SIZE",
         "def area(box):\n    return box.side ** 2",

@@ -124,11 +124,6 @@ def test_transparent_pil_images_lie_on_white(mode):
         assert np.abs(as_rgb(image).astype(int) - as_rgb(COLOURS.convert("RGB"))).max() > 50
 
 
-def test_grey_with_premultiplied_alpha_lies_on_white():
-    image = COLOURS.convert("LA")
-    assert np.abs(as_rgb(image.convert("La")).astype(int) - on_white(image)).max() <= 2
-
-
 @pytest.mark.parametrize("mode, clear", [("P", 3), ("P", bytes([0, 99, 255])), ("L", 0), ("1", 0)])
 def test_a_transparent_colour_of_a_png_is_white(mode, clear):
     image = COLOURS.convert("RGB").quantize(9) if mode == "P" else COLOURS.convert(mode)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from experiments import proposals as experiment
 from helpers import proposals
 from helpers.proposals import (
     COMMITTED,
@@ -16,7 +17,7 @@ from helpers.proposals import (
     selective_search_module,
 )
 from helpers.records import ROOT
-from helpers.shapes import ShapesDataset, benchmark
+from helpers.shapes import SPLITS, ShapesDataset, benchmark
 
 
 class Missing:
@@ -162,97 +163,7 @@ def test_what_are_no_images_is_named(bad, says):
         selective_search(bad)
 
 
-# ---------------------------------------------------------------- the file of proposals
-
-
-class Boom:
-    """Unpickling it is a crime."""
-
-    def __reduce__(self):
-        return pytest.fail, ("something was unpickled",)
-
-
-@pytest.fixture
-def searched(images, monkeypatch):
-    """The splits "train" and "test" are tiny; the list holds the images of every search."""
-    tiny = {"train": images[:2, :, :40, :50].clone(), "test": images[2:3, :, :40, :50].clone()}
-    calls = []
-
-    def search(pixels):
-        calls.append(pixels)
-        return selective_search(pixels)
-
-    monkeypatch.setattr(proposals, "benchmark", lambda name: SimpleNamespace(images=tiny[name]))
-    monkeypatch.setattr(proposals, "selective_search", search)
-    return calls
-
-
-def test_the_second_time_it_is_read_from_the_file(searched, tmp_path):
-    folder = tmp_path / "new" / "runs"  # is made
-    first = benchmark_proposals("train", folder)
-    assert len(searched) == 1 and same(first, selective_search(searched[0]))
-    assert [path.name for path in folder.iterdir()] == ["selective_search_train.npz"]
-    second = benchmark_proposals("train", str(folder))
-    assert len(searched) == 1 and same(first, second)
-    assert {b.dtype for b in second} == {torch.float32}
-
-
-def test_every_split_has_its_file(searched, tmp_path, monkeypatch):
-    monkeypatch.setenv("LECTURE_RUNS", str(tmp_path))
-    found = {split: benchmark_proposals(split) for split in ("train", "test")}
-    assert sorted(path.stem[-5:] for path in tmp_path.iterdir()) == ["_test", "train"]
-    assert [len(boxes) for boxes in found.values()] == [2, 1] and len(searched) == 2
-    assert same(benchmark_proposals("test"), found["test"]) and len(searched) == 2
-
-
-def test_images_without_proposals_come_back(monkeypatch, tmp_path, images):
-    boxes = [torch.zeros(0, 4), torch.tensor([[1.0, 2, 30, 40]]), torch.zeros(0, 4)]
-    answers = [boxes, None]
-    monkeypatch.setattr(proposals, "benchmark", lambda name: SimpleNamespace(images=images[:3]))
-    monkeypatch.setattr(proposals, "selective_search", lambda pixels: answers.pop(0))
-    assert benchmark_proposals("val", tmp_path) is boxes
-    assert same(benchmark_proposals("val", tmp_path), boxes)
-
-
-@pytest.mark.parametrize("change", ["pixel", "SCALE", "SIGMA", "MIN_SIDE", "shape"])
-def test_another_key_makes_it_anew(searched, tmp_path, monkeypatch, change):
-    benchmark_proposals("train", tmp_path)
-    pixels = searched[0]
-    if change == "pixel":
-        pixels[0, 0, 0, 0] ^= 1
-    elif change == "shape":  # the same bytes
-        turned = SimpleNamespace(images=pixels.view(2, 3, 50, 40))
-        monkeypatch.setattr(proposals, "benchmark", lambda name: turned)
-    else:
-        monkeypatch.setattr(proposals, change, getattr(proposals, change) * 2)
-    anew = benchmark_proposals("train", tmp_path)
-    assert len(searched) == 2 and same(anew, selective_search(searched[1]))
-    assert same(benchmark_proposals("train", tmp_path), anew) and len(searched) == 2
-
-
-def test_another_opencv_takes_the_same_boxes(searched, tmp_path, monkeypatch):
-    import cv2
-
-    found = benchmark_proposals("train", tmp_path)
-    monkeypatch.setattr(cv2, "__version__", "0.0")
-    assert same(benchmark_proposals("train", tmp_path), found) and len(searched) == 1
-
-
-def test_a_damaged_file_is_made_anew(searched, tmp_path, monkeypatch):
-    right = benchmark_proposals("train", tmp_path)
-    monkeypatch.setattr(proposals, "selective_search", lambda pixels: searched.append(1) or right)
-    path = tmp_path / "selective_search_train.npz"
-    whole = path.read_bytes()
-    damaged = [whole[:n] for n in range(0, len(whole), 7)] + [b"PK", b"[]", b"\x93NUMPY"]
-    for i in range(0, len(whole), 2):  # every second byte
-        damaged.append(whole[:i] + bytes([whole[i] ^ 0xFF]) + whole[i + 1 :])
-    for data in damaged:
-        path.write_bytes(data)
-        assert same(benchmark_proposals("train", tmp_path), right)
-    assert len(searched) > len(damaged) / 2
-    path.write_bytes(b"")
-    benchmark_proposals("train", tmp_path)
-    assert path.read_bytes() == whole  # and written anew, the same
+# ---------------------------------------------------------------- the files of proposals
 
 
 def contents(path):
@@ -260,66 +171,60 @@ def contents(path):
         return dict(file)
 
 
-STRANGE = {
-    "no counts": {"counts": None},
-    "counts that do not fit": {"counts": np.array([1, 1])},
-    "negative counts": {"counts": np.array([-1, 10**6])},
-    "pickled boxes": {"boxes": np.array([Boom()], dtype=object)},
-    "pickled key": {"key": np.array(Boom(), dtype=object)},
-    "no numbers": {"boxes": np.array(["a"])},
-}
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder in the place of data/proposals."""
+    monkeypatch.setattr(proposals, "COMMITTED", tmp_path)
+    return tmp_path
 
 
-@pytest.mark.parametrize("change", STRANGE.values(), ids=STRANGE)
-def test_a_file_with_strange_contents_is_made_anew(searched, tmp_path, change):
-    right = benchmark_proposals("train", tmp_path)
-    path = tmp_path / "selective_search_train.npz"
-    columns = {k: v for k, v in (contents(path) | change).items() if v is not None}
-    np.savez(path, **columns)
-    assert same(benchmark_proposals("train", tmp_path), right) and len(searched) == 2
-    assert set(contents(path)) == {"key", "counts", "boxes"}
+def test_what_is_written_is_what_is_read(images, folder, monkeypatch):
+    pixels = images[:2, :, :40, :50].clone()
+    monkeypatch.setattr(experiment, "benchmark", lambda split: SimpleNamespace(images=pixels))
+    path = experiment.write("train", folder)
+    assert list(folder.iterdir()) == [path]
+    boxes = benchmark_proposals("train")
+    assert same(boxes, selective_search(pixels)) and {b.dtype for b in boxes} == {torch.float32}
 
 
-def test_an_array_in_the_files_place_is_made_anew(searched, tmp_path):
-    right = benchmark_proposals("train", tmp_path)
-    with (tmp_path / "selective_search_train.npz").open("wb") as file:
-        np.save(file, np.zeros(3))
-    assert same(benchmark_proposals("train", tmp_path), right) and len(searched) == 2
+def test_images_without_proposals_come_back(images, folder, monkeypatch):
+    boxes = [torch.zeros(0, 4), torch.tensor([[1.0, 2, 30, 40]]), torch.zeros(0, 4)]
+    monkeypatch.setattr(experiment, "benchmark", lambda split: SimpleNamespace(images=images[:3]))
+    monkeypatch.setattr(proposals, "selective_search", lambda pixels: boxes)
+    experiment.write("val", folder)
+    assert same(benchmark_proposals("val"), boxes)
 
 
-def test_a_missing_opencv_is_said_although_there_is_a_file(searched, tmp_path, monkeypatch):
-    benchmark_proposals("train", tmp_path)
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(RuntimeError, match="Selective search needs OpenCV"):
-        benchmark_proposals("train", tmp_path)
+@pytest.mark.parametrize("change", ["pixel", "SCALE", "SIGMA", "MIN_SIDE", "shape"])
+def test_the_key_covers_pixels_and_settings(images, monkeypatch, change):
+    before, pixels = experiment.key(images), images.clone()
+    assert experiment.key(pixels) == before
+    if change == "pixel":
+        pixels[0, 0, 0, 0] ^= 1
+    elif change == "shape":  # the same bytes
+        pixels = pixels.view(4, 3, 64, 256)
+    else:
+        monkeypatch.setattr(proposals, change, getattr(proposals, change) * 2)
+    assert experiment.key(pixels) != before
 
 
-@pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_the_committed_files_hold_what_selective_search_finds(split, tmp_path, monkeypatch):
-    pixels = benchmark(split).images
-    with np.load(COMMITTED / f"selective_search_{split}.npz", allow_pickle=False) as file:
-        boxes = torch.from_numpy(file["boxes"]).float().split(file["counts"].tolist())
-    assert len(boxes) == len(pixels)
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_committed_files_hold_what_selective_search_finds(split):
+    pixels, boxes = benchmark(split).images, benchmark_proposals(split)
+    assert len(boxes) == len(pixels) and {b.dtype for b in boxes} == {torch.float32}
+    file = contents(COMMITTED / f"selective_search_{split}.npz")
+    assert str(file["key"]) == experiment.key(pixels), "python -m experiments.proposals"
     some = list(range(0, len(pixels), len(pixels) // 8))
     pairs = list(zip([boxes[i].tolist() for i in some], selective_search(pixels[some])))
     again = sum(box in found.tolist() for own, found in pairs for box in own)
     assert again >= 0.9 * sum(len(own) for own, _ in pairs)  # other versions differ in a few boxes
-    monkeypatch.setattr(proposals, "selective_search", lambda pixels: [torch.zeros(0, 4)] * 9)
-    assert len(benchmark_proposals(split, tmp_path)) == len(pixels)
-    assert list(tmp_path.iterdir()) == []
 
 
-def test_ones_own_file_comes_before_the_committed_one(searched, tmp_path, monkeypatch):
-    monkeypatch.setattr(proposals, "COMMITTED", tmp_path / "committed")
-    first = benchmark_proposals("train", tmp_path / "committed")
-    assert same(benchmark_proposals("train", tmp_path / "runs"), first) and len(searched) == 1
-    assert not (tmp_path / "runs").exists()
-    own = benchmark_proposals("test", tmp_path / "runs")
-    (tmp_path / "committed" / "selective_search_test.npz").write_bytes(b"damaged")
-    assert same(benchmark_proposals("test", tmp_path / "runs"), own) and len(searched) == 2
+def test_the_files_are_read_without_opencv(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert len(benchmark_proposals("val")) == SPLITS["val"][0]
 
 
-def test_an_unknown_split_is_named(tmp_path):
-    with pytest.raises(ValueError, match="split"):
-        benchmark_proposals("holiday", tmp_path)
-    assert list(tmp_path.iterdir()) == []
+def test_an_unknown_split_is_named():
+    with pytest.raises(ValueError, match=r"split must be one of \['train'.*\], got 'holiday'"):
+        benchmark_proposals("holiday")

@@ -190,12 +190,12 @@ def test_bad_files_are_named_and_the_rest_is_shown(course, capsys):
     (folder / "06_ssd.json").write_text(good.read_text()[:-30])
     (folder / "07_fcos.json").write_text(good.read_text())
     (folder / "08_detr.json").write_bytes(b"\xff\xfe")
-    (folder / "package.json").write_text(json.dumps({"name": "foreign"}))
+    (folder / "latency.json").write_text(json.dumps({"name": "no lecture's"}))
     (folder / "04_fpn_retinanet.json").mkdir()
     write(course, row("03_faster_rcnn", "Faster R-CNN", "no anchors"))
     assert command.main(["readme"]) == 0
     said = capsys.readouterr().err.splitlines()
-    names = ["04_fpn_retinanet", "06_ssd", "07_fcos", "08_detr", "package", "03_faster_rcnn"]
+    names = ["04_fpn_retinanet", "06_ssd", "07_fcos", "08_detr", "03_faster_rcnn"]
     assert [line.split(": ")[1] for line in said] == [f"{name}.json" for name in names]
     assert "variant main" in said[-1]
     assert "| 05 | YOLO |" in (course / "README.md").read_text()

@@ -35,6 +35,10 @@ def row(**changes):
     return {**made, **changes}
 
 
+def read(*names, folder=None):
+    return records.read_records(folder, names or ["05_yolo"])
+
+
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("LECTURE_RUNS", str(tmp_path / "runs"))
@@ -56,17 +60,17 @@ def test_rows_come_back_as_they_were(tmp_path):
     rows = [row(), row(variant="no prior"), row(seed=1)]
     path = records.write_records("05_yolo", rows)
     assert path == tmp_path / "runs" / "05_yolo.json"
-    assert records.read_records() == (rows, [])
+    assert read() == (rows, [])
     records.write_records("05_yolo", rows[:1])
-    assert records.read_records() == (rows[:1], [])
+    assert read() == (rows[:1], [])
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_numbers_of_numpy_and_torch_become_plain_ones():
     given = {"AP": np.float32(0.25), "AP50": torch.tensor(0.5), "steps": np.int64(4)}
     records.write_records("05_yolo", [row(**given)])
-    (read,), _ = records.read_records()
-    assert (read["AP"], read["AP50"], read["steps"]) == (0.25, 0.5, 4)
+    (found,), _ = read()
+    assert (found["AP"], found["AP50"], found["steps"]) == (0.25, 0.5, 4)
 
 
 def test_rows_of_experiments_have_more():
@@ -78,7 +82,7 @@ def test_rows_of_experiments_have_more():
     }
     assert set(more) == set(records.MORE_COLUMNS)
     records.write_records("05_yolo", [row(**more)])
-    assert records.read_records() == ([row(**more | {"resampled": [0.5, 0.25]})], [])
+    assert read() == ([row(**more | {"resampled": [0.5, 0.25]})], [])
 
 
 def test_the_schema_itself_is_one():
@@ -152,21 +156,16 @@ def test_read_names_what_it_leaves_out(tmp_path):
     good = records.write_records("05_yolo", [row()])
     (good.parent / "06_ssd.json").write_text(good.read_text()[:-30])
     (good.parent / "07_fcos.json").write_text(good.read_text())
-    (good.parent / "package.json").write_text(json.dumps({"name": "foreign"}))
     (good.parent / "08_detr.json").write_bytes(b"\xff\xfe")
-    (good.parent / "a name of its own (1).json").write_text(good.read_text())
-    rows, problems = records.read_records()
+    (good.parent / "package.json").write_text(json.dumps({"name": "foreign"}))
+    (good.parent / "numbers.json").write_text("[1, 2]")
+    (good.parent / "nameless.json").write_text(json.dumps([{"AP": 1}]))
+    names = ["06_ssd", "07_fcos", "08_detr", "package", "numbers", "nameless", "01_rcnn"]
+    rows, problems = read("05_yolo", *names)
     assert len(rows) == 1
-    assert [p.split(":")[0] for p in problems] == [
-        "06_ssd.json",
-        "07_fcos.json",
-        "08_detr.json",
-        "a name of its own (1).json",
-        "package.json",
-    ]
-    _, problems = records.read_records(notebooks=["05_yolo", "01_rcnn"])
-    assert problems == ["01_rcnn.json: missing; run notebook 01_rcnn to make it"]
-    assert "no such folder" in records.read_records(tmp_path / "none")[1][0]
+    assert [p.split(":")[0] for p in problems] == [f"{name}.json" for name in names]
+    assert problems[-1] == "01_rcnn.json: missing; run notebook 01_rcnn to make it"
+    assert "no such folder" in read(folder=tmp_path / "none")[1][0]
 
 
 def test_concurrent_writers_leave_one_whole_file():
@@ -178,11 +177,11 @@ def test_concurrent_writers_leave_one_whole_file():
     for writer in writers:
         writer.start()
     while any(writer.is_alive() for writer in writers):
-        rows, problems = records.read_records()
+        rows, problems = read()
         assert len(rows) in (0, 2) and not [p for p in problems if "left out" in p]
     for writer in writers:
         writer.join()
-    assert len(records.read_records()[0]) == 2
+    assert len(read()[0]) == 2
 
 
 WRITER = """
@@ -213,8 +212,7 @@ def test_a_killed_writer_leaves_a_whole_file():
         time.sleep(0.05 + 0.017 * attempt)
         writer.kill()
         writer.communicate()
-        read, problems = records.read_records()
-        assert read == rows and problems == []
+        assert read() == (rows, [])
     for name in os.listdir(folder):  # a killed writer's own file, which nobody reads
         assert name == "05_yolo.json" or re.fullmatch(r"\.05_yolo\.json\.\w+\.tmp", name)
 
@@ -229,7 +227,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         records.write_records("05_yolo", [])
     assert list(path.parent.iterdir()) == [path]
-    assert len(records.read_records()[0]) == 1
+    assert len(read()[0]) == 1
 
 
 def test_weights_come_back_and_nothing_else_is_unpickled(tmp_path):
@@ -238,7 +236,7 @@ def test_weights_come_back_and_nothing_else_is_unpickled(tmp_path):
     assert path == tmp_path / "runs" / "05_yolo.pt"
     loaded = records.load_weights("05_yolo")
     assert all(torch.equal(loaded[name], t) for name, t in model.state_dict().items())
-    with pytest.raises(FileNotFoundError, match="run notebook 06_ssd"):
+    with pytest.raises(FileNotFoundError, match="06_ssd.pt"):
         records.load_weights("06_ssd")
     torch.save({"model": model}, path)
     with pytest.raises(Exception, match="[Ww]eights"):
@@ -289,7 +287,8 @@ def test_rows_of_another_machine_are_not_mixed_in(folders, other):
         ("", "Expecting value"),
         ('[{"notebook": "05_yo', "Unterminated string"),
         ("{}", "no list of rows"),
-        ('[{"AP": 1}]', "'notebook' is a required property"),
+        ('[{"AP": 1}]', "rows of None"),
+        ('[{"notebook": "05_yolo", "AP": 1}]', "'model' is a required property"),
         (json.dumps([row(notebook="04_x")]), "rows of 04_x"),
         (json.dumps([row(AP=7)]), "AP: 7 is greater than the maximum of 1"),
         (json.dumps([row()]).replace("0.5", "NaN"), "AP: nan is not of type"),
@@ -311,6 +310,14 @@ def test_a_record_that_is_nowhere_is_named(folders):
     rows, (problem,) = records.latest_records(["05_yolo"], **two(folders))
     assert rows == []
     assert problem == "data/reference/05_yolo.json: missing; run notebook 05_yolo to make it"
+
+
+def test_every_committed_row_keeps_to_the_schema():
+    for folder in (records.RECORDS, records.EXPERIMENTS):
+        names = [path.stem for path in folder.glob("*.json")]
+        rows, problems = records.read_records(folder, names)
+        assert len(rows) > 8 and problems == []
+        assert [records.checked_row(row) for row in rows] == rows
 
 
 def test_every_committed_record_and_weight_can_be_read():

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from shared import checksum
 from sklearn.neighbors import KNeighborsClassifier
 from torchvision.ops import box_iou
 
@@ -167,8 +168,9 @@ def test_the_same_seed_draws_the_same_images_however_many():
     assert torch.equal(few.images, many.images[:5])
     for a, b in zip(few.targets, many.targets):
         assert torch.equal(a["boxes"], b["boxes"]) and torch.equal(a["labels"], b["labels"])
-    assert few.checksum() == ShapesDataset(5, seed=3).checksum()
-    assert few.checksum() != ShapesDataset(5, seed=4).checksum()
+    again, other = ShapesDataset(5, seed=3), ShapesDataset(5, seed=4)
+    assert checksum(few.images, few.targets) == checksum(again.images, again.targets)
+    assert checksum(few.images, few.targets) != checksum(other.images, other.targets)
     assert not torch.equal(few.images[0], few.images[1])
 
 
@@ -199,7 +201,6 @@ def test_an_empty_dataset():
     dataset = ShapesDataset(0)
     assert len(dataset) == 0 and list(dataset) == []
     assert dataset.images.shape == (0, 3, 128, 128) and dataset.images.dtype == torch.uint8
-    assert len(dataset.checksum()) == 64
 
 
 @pytest.mark.parametrize(
@@ -222,7 +223,7 @@ def test_bad_arguments_are_named(call, message):
 def test_the_benchmark_is_frozen(split):
     dataset = benchmark(split)
     assert (len(dataset), dataset.seed) == SPLITS[split]
-    assert dataset.checksum() == CHECKSUMS[split]
+    assert checksum(dataset.images, dataset.targets) == CHECKSUMS[split]
     assert benchmark(split) is dataset
 
 
