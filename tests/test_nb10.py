@@ -511,6 +511,7 @@ def test_what_each_training_reaches_at_the_road(mean):
     assert mean("main") >= 0.42  # what the lecture has to reach
     named = {"main": 0.46, "frozen": 0.43, "from scratch": 0.04, "one view": 0.16}
     assert {name: mean(name) for name in named} == named
+    assert mean("from scratch, equal steps") == 0.05
     assert mean("recoloured") / mean("main") == pytest.approx(2 / 3, abs=0.02)
 
 
@@ -540,6 +541,9 @@ def test_rows_of_equal_seconds_took_them(mean):
     assert max(seconds) < 180 and max(seconds) < 1.15 * min(seconds)
     costs = [rows[name]["train_seconds"] / rows[name]["steps"] for name in ("main", "fine-tuned")]
     assert costs[0] < costs[1] / 2  # a frozen step, with the maps that it needs
+    one_thread = {r["variant"]: r["train_seconds"] for r in mean.rows if r["threads"] == 1}
+    ratio = one_thread["from scratch, equal steps"] / one_thread["recoloured"]
+    assert 2.5 < ratio < 3 and "main" not in one_thread
 
 
 def test_how_many_trees_grow_across_the_border(nb):
@@ -556,3 +560,23 @@ def test_which_level_answers_for_the_trees(nb):
 def test_stages_have_the_weights_that_the_page_says(nb):
     weights = [sum(p.numel() for p in s.parameters()) for s in nb.PretrainedStages().stages]
     assert 0.2 < sum(weights[:2]) / sum(weights) < 0.27
+
+
+def test_where_the_shadows_fall(nb):
+    """How often it is dark beside a tree: most often on the right, and at the upper left."""
+    sides = {"right": (1, 0), "left": (-1, 0), "upper left": (-1, -1), "upper right": (1, -1)}
+    darkest = []
+    for name in ("slope", "road"):
+        image, trees = nb.place(name)
+        dark = (image.float().mean(dim=0) < 110).float()
+        width = (trees[:, 2:] - trees[:, :2]).amax(dim=1)
+        trees = trees[(width > 30) & (width < 60)]
+        shares = {}
+        for side, step in sides.items():
+            beside = trees + 0.8 * (trees[:, 2:] - trees[:, :2]).mul(torch.tensor(step)).repeat(
+                1, 2
+            )
+            cells = [dark[y1:y2, x1:x2] for x1, y1, x2, y2 in beside.clamp(min=0).long().tolist()]
+            shares[side] = torch.cat([cell.flatten() for cell in cells]).mean().item()
+        darkest.append(max(shares, key=shares.get))
+    assert darkest == ["right", "upper left"]
