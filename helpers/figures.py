@@ -1461,7 +1461,7 @@ def look_at(dataset: PhotoDataset, shown: int = 4) -> Figure:
     """Any data set at a glance: its first photographs, its boxes, their number and its classes."""
     if len(dataset) == 0:
         raise ValueError("dataset must hold a photograph, got none")
-    figure = plt.figure(figsize=(13.8, 6.6), layout="constrained")
+    figure = plt.figure(figsize=(13.8, 6.2), layout="constrained")
     grid = figure.add_gridspec(2, 12)
     shown = min(shown, len(dataset))
     for i in range(shown):
@@ -1501,7 +1501,7 @@ def pieces_figure(
     image: Tensor, spots: Mapping[str, tuple[int, int]], side: int, boxes: Tensor
 ) -> Figure:
     """Square pieces of `image` (3, H, W) at (x, y), by title, with those of `boxes` (N, 4)."""
-    figure, axes = plt.subplots(1, len(spots), figsize=(13.8, 4.9), layout="constrained")
+    figure, axes = plt.subplots(1, len(spots), figsize=(13.8, 3.9), layout="constrained")
     for ax, (title, (x, y)) in zip(np.atleast_1d(axes), spots.items()):
         show_image(ax, image[:, y : y + side, x : x + side], title)
         draw_boxes(ax, _near(boxes, x, y, side))

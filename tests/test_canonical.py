@@ -95,18 +95,19 @@ def test_the_form_of_the_form_is_the_form(cells):
     assert [c.source for c in once.cells] == [c.source for c in cells if c.source.strip()]
 
 
-def noisy_png() -> str:
-    pixels = np.random.RandomState(0).randint(0, 256, (64, 64, 3), np.uint8)
+def noisy_png(side: int = 64) -> str:
+    pixels = np.random.RandomState(0).randint(0, 256, (side, side, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def test_figures_get_a_palette_once():
-    heavy = noisy_png()
+@pytest.mark.parametrize(("side", "most"), [(64, 256), (400, 24)])
+def test_figures_get_a_palette_once(side, most):
+    heavy = noisy_png(side)
     cell = only_cell(executed(new_output("display_data", {"image/png": heavy})))
     light = cell.outputs[0].data["image/png"]
     assert len(light) < len(heavy) / 2
-    assert len(Image.open(io.BytesIO(base64.b64decode(light))).convert("RGB").getcolors()) <= 256
+    assert len(Image.open(io.BytesIO(base64.b64decode(light))).convert("RGB").getcolors()) <= most
     again = only_cell(executed(new_output("display_data", {"image/png": light})))
     assert again.outputs[0].data["image/png"] == light

@@ -18,6 +18,7 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
+HEAVY = 75_000  # bytes of a picture
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 # Folders of one machine: they mean nothing to a reader and give away who ran the notebook.
 _MACHINE_PATH = re.compile(
@@ -133,18 +134,25 @@ def _tidy_outputs(outputs: list[NotebookNode], number: int) -> list[NotebookNode
 def _light_png(encoded: str) -> str:
     """A base64 PNG reduced to a palette of 256 colours, which photographs and noise need most.
 
-    A picture that has a palette already, or would not get smaller, stays as it is.
+    If it is heavy even so, to 24: a photograph of leaves hides it well. A picture that has a palette
+    already, or would not get smaller, stays as it is.
     """
     original = base64.b64decode(encoded)
     picture = Image.open(io.BytesIO(original))
     if picture.mode == "P":
         return encoded
-    light = io.BytesIO()
-    palette = picture.convert("RGB").quantize(256, kmeans=1, dither=Image.Dither.NONE)
-    palette.save(light, format="PNG", optimize=True)
-    if light.tell() >= len(original):
+    light = _with_palette(picture, 256)
+    light = _with_palette(picture, 24) if len(light) > HEAVY else light
+    if len(light) >= len(original):
         return encoded
-    return base64.b64encode(light.getvalue()).decode("ascii") + "\n"
+    return base64.b64encode(light).decode("ascii") + "\n"
+
+
+def _with_palette(picture: Image.Image, colours: int) -> bytes:
+    buffer = io.BytesIO()
+    palette = picture.convert("RGB").quantize(colours, kmeans=1, dither=Image.Dither.NONE)
+    palette.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def _last_states(text: str) -> str:

@@ -14,7 +14,7 @@ from tools.canonical import canonicalise, named_cells, output_problems, to_text
 from tools.publish import present_address
 
 SETUP_CELL = ROOT / "tools" / "setup_cell.py"
-MAX_BYTES = 1_200_000
+MAX_BYTES = 1_500_000
 MAX_LINES = 35
 MAX_CLASS_LINES = 45
 TAGS = {"nbval-check-output", "exercise", "check", "solution", "further"}
