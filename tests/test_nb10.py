@@ -16,8 +16,8 @@ from torchvision.ops import box_iou
 
 from helpers import lessons
 from helpers.datasets import read_folder
-from helpers.evaluation import coco_eval
-from helpers.records import EXPERIMENTS, read_records
+from helpers.evaluation import coco_ap, coco_eval
+from helpers.records import EXPERIMENTS, WEIGHTS, load_weights, read_records
 
 CPU = torch.device("cpu")
 
@@ -80,6 +80,7 @@ def test_a_tile_keeps_what_is_left_enough(nb):
     left = nb.cut(boxes, 100, 0, 64)  # half of it, more than half, a sliver, nothing
     assert left.tolist() == [[0, 0, 10, 20], [0, 0, 14, 20]]
     assert nb.cut(boxes[:0], 3, 4, 64).shape == (0, 4)
+    assert len(nb.cut(torch.tensor([[5.0, 5, 5, 9]]), 0, 0, 64)) == 0  # no area, no tree
 
 
 @given(several_boxes(), st.integers(0, 80), st.integers(0, 80), st.floats(0.01, 1))
@@ -324,7 +325,8 @@ def test_above_the_counting_threshold_are_as_many_as_wanted(nb, scores, number):
     if len(set(found["scores"].tolist())) == len(scores) and number < len(scores):
         threshold = nb.counting_threshold(found, number)
         assert (found["scores"] > threshold).sum() == number
-    nb.counting_threshold(found, 1000)  # more trees than boxes
+    assert nb.counting_threshold(found, 1000) == 0  # more trees than boxes: take them all
+    assert nb.counting_threshold({"scores": torch.zeros(0)}, 3) == 0
 
 
 def test_blocks_count_every_box_once(nb):
@@ -334,6 +336,8 @@ def test_blocks_count_every_box_once(nb):
     corner = torch.tensor([[190.0, 90, 200, 100]])
     assert nb.per_block(corner, (100, 200)).tolist() == [0] * 19 + [1]
     assert nb.per_block(boxes[:0], (100, 200)).tolist() == [0] * 20
+    edge = torch.tensor([[200.0, 100, 200, 100]])
+    assert nb.per_block(edge, (100, 200)).tolist() == [0] * 19 + [1]
 
 
 @given(st.lists(st.integers(-9, 20), min_size=20, max_size=20), st.integers(0, 300))
@@ -470,8 +474,6 @@ def test_a_detection_belongs_to_the_block_of_its_tree(experiment):
 
 
 def test_ap_by_blocks_is_that_of_the_whole_photograph(experiment, nb):
-    from helpers.evaluation import coco_ap
-
     generator = torch.Generator().manual_seed(0)
     boxes = experiment.TREES + torch.randn(experiment.TREES.shape, generator=generator) * 4
     found = {"boxes": boxes, "scores": torch.rand(len(boxes), generator=generator)}
@@ -552,9 +554,34 @@ def test_how_many_trees_grow_across_the_border(nb):
 
 
 def test_which_level_answers_for_the_trees(nb):
-    boxes = torch.cat([nb.place(name)[1] for name in nb.FILES])
-    longest = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1)  # of the four distances it is half, or more
-    assert (longest < 64).float().mean() > 0.85 and (longest > 128).sum() == 0
+    _, trees = nb.place("slope")
+    at, stride = nb.fcos.all_locations(2496, 2304)
+    match = nb.fcos.assign(at, stride, trees)
+    levels = [set(match[(stride == s) & (match >= 0)].tolist()) for s in nb.STRIDES]
+    assert min(len(levels[0] - levels[1]), len(levels[0] & levels[1]), len(levels[1])) > 100
+    assert ((match >= 0) & (stride == 32)).sum() < 0.05 * (match >= 0).sum()
+
+
+@pytest.fixture(scope="module")
+def trained(nb):
+    model = nb.tree_detector().eval()
+    model.load_state_dict(load_weights("10_your_own_data", WEIGHTS))
+    return model
+
+
+def test_what_asking_in_tiles_gains_next_door(nb, trained):
+    """As the shuffled test asks: in tiles, with the trees that a tile or the border cuts."""
+    image, trees = nb.place("slope")
+    strip, border = image[:, nb.BORDER :], torch.tensor([0.0, nb.BORDER, 0, nb.BORDER])
+    alone = trees[trees[:, 1] >= nb.BORDER] - border
+    once = nb.average_precision(nb.detect(trained, strip), alone)["AP50"]
+    found, truth = [], []
+    for y in nb.corners(strip.shape[1], 256, 128):
+        for x in nb.corners(strip.shape[2], 256, 128):
+            found.append(nb.detect(trained, strip[:, y : y + 256, x : x + 256]))
+            boxes = nb.cut(trees, x, nb.BORDER + y, 256)
+            truth.append({"boxes": boxes, "labels": torch.zeros(len(boxes), dtype=torch.long)})
+    assert coco_ap(found, truth, 1)["AP50"] - once == pytest.approx(0.07, abs=0.01)
 
 
 def test_stages_have_the_weights_that_the_page_says(nb):

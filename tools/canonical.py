@@ -134,8 +134,8 @@ def _tidy_outputs(outputs: list[NotebookNode], number: int) -> list[NotebookNode
 def _light_png(encoded: str) -> str:
     """A base64 PNG reduced to a palette of 256 colours, which photographs and noise need most.
 
-    If it is heavy even so, to 24: a photograph of leaves hides it well. A picture that has a palette
-    already, or would not get smaller, stays as it is.
+    If it is heavy even so, to 24: a photograph of leaves hides it well. A picture that has a
+    palette already, or would not get smaller, stays as it is.
     """
     original = base64.b64decode(encoded)
     picture = Image.open(io.BytesIO(original))

@@ -115,7 +115,7 @@ q3 = Exercise(
     "no pixel of a tested tree was seen in training",
 )
 
-GAIN = 0.01  # AP50
+GAIN = 0.04  # AP50; NMS over all eight views brings a little more, means of boxes twice as much
 
 
 @functools.cache
@@ -167,7 +167,7 @@ q4 = Exercise(
     "ask_all",
     _moves_the_ap,
     [
-        "Views 0 to 3 are their own way back: turned(view, boxes, turn) a second time.",
+        "turned(view, boxes, turn) once more is the way back; but of 5 it is 6, and of 6 it is 5.",
         "Instead of NMS's best box take the mean of all boxes that overlap it by more than 0.5.",
     ],
     "several answers that err in different ways, and one of them all",

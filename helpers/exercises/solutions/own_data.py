@@ -21,13 +21,13 @@ from torchvision.ops import box_iou, nms
 
 def ask_all(detect, turned, image):
     boxes, scores = [], []
-    for turn in range(4):  # each of these, done twice, changes nothing
+    for turn in range(8):
         view, _ = turned(image, torch.zeros(0, 4), turn)
         found = detect(view)
-        boxes.append(turned(view, found["boxes"], turn)[1])
+        back = {5: 6, 6: 5}.get(turn, turn)  # all others, done twice, change nothing
+        boxes.append(turned(view, found["boxes"], back)[1])
         scores.append(found["scores"])
     boxes, scores = torch.cat(boxes), torch.cat(scores)
     keep = nms(boxes, scores, 0.3)
     near = (box_iou(boxes[keep], boxes) > 0.5) * scores  # (K, N)
-    means = near @ boxes / near.sum(dim=1, keepdim=True)
-    return means, near.sum(dim=1) / 4  # a tree that only one view has seen counts a quarter
+    return near @ boxes / near.sum(dim=1, keepdim=True), scores[keep]
