@@ -1501,7 +1501,7 @@ def pieces_figure(
     image: Tensor, spots: Mapping[str, tuple[int, int]], side: int, boxes: Tensor
 ) -> Figure:
     """Square pieces of `image` (3, H, W) at (x, y), by title, with those of `boxes` (N, 4)."""
-    figure, axes = plt.subplots(1, len(spots), figsize=(13.8, 3.9), layout="constrained")
+    figure, axes = plt.subplots(1, len(spots), figsize=(13.8, 3.6), layout="constrained")
     for ax, (title, (x, y)) in zip(np.atleast_1d(axes), spots.items()):
         show_image(ax, image[:, y : y + side, x : x + side], title)
         draw_boxes(ax, _near(boxes, x, y, side))
