@@ -1572,7 +1572,7 @@ def closeups_figure(
 ) -> Figure:
     """A square of 120 pixels around each of `boxes` (N, 4), in blue.
 
-    What the detector `found` (F, 4) near it is orange, what people have `drawn` (M, 4) dashed.
+    What the detector `found` (F, 4) near it is grey, what people have `drawn` (M, 4) dashed.
     titles: by number of the box.
     """
     figure, axes = image_grid(len(boxes), columns=4, size=2.5)
@@ -1581,7 +1581,7 @@ def closeups_figure(
         x, y = ((box[:2] + box[2:] - side) / 2).round().long().tolist()
         x, y = min(max(0, x), width - side), min(max(0, y), height - side)
         show_image(ax, image[:, y : y + side, x : x + side], titles.get(number, ""))
-        draw_boxes(ax, _near(found, x, y, side), colours=COLOURS[0])
+        draw_boxes(ax, _near(found, x, y, side), colours="grey")
         draw_boxes(ax, _near(drawn, x, y, side), colours="black", line_style="--")
         corner, size = box[:2] - box.new_tensor([x, y]) - 0.5, box[2:] - box[:2]
         frame = {"fill": False, "ec": COLOURS[5], "lw": 5, "alpha": 0.8}
@@ -1616,9 +1616,9 @@ def views_figure(rows: Sequence[Mapping], eight: Sequence[float]) -> Figure:
     values = np.array([[e[f"AP50 road, view {turn}"] for turn in range(8)] for e in own])  # (S, 8)
     figure, ax = plt.subplots(figsize=(13.5, 3.4), layout="constrained")
     at = np.arange(8)
-    ax.bar(at - 0.2, values.mean(axis=0), 0.36, color=COLOURS[0], hatch="//", label="one view")
+    ax.bar(at - 0.2, values.mean(axis=0), 0.36, color=COLOURS[1], hatch="//", label="one view")
     ax.vlines(at - 0.2, values.min(axis=0), values.max(axis=0), color="black", lw=2)
-    ax.bar(at + 0.2, eight, 0.36, color=COLOURS[1], label="eight views")
+    ax.bar(at + 0.2, eight, 0.36, color=COLOURS[0], label="eight views")
     ax.set_xticks(at, ["as it is", "mirrored", *(f"view {turn}" for turn in range(2, 8))])
     ax.set(ylabel="AP50 at the road")
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), title="trained with")
