@@ -14,6 +14,7 @@ from shared import notebook_code
 from torch import nn
 from torchvision.ops import box_iou
 
+from experiments import runner
 from helpers import lessons
 from helpers.datasets import read_folder
 from helpers.evaluation import coco_ap, coco_eval
@@ -451,8 +452,6 @@ def test_the_places_of_the_page(nb):
 
 @pytest.fixture(scope="module")
 def experiment():
-    from experiments import runner
-
     return runner.load("10")
 
 
@@ -489,6 +488,43 @@ def test_a_shuffled_split_leaves_no_tile_out(experiment):
     train, test = experiment.shuffled_tiles(torch.zeros(3, 512, 640), torch.zeros(0, 4))
     assert len(train) + len(test) == 3 * 4 and len(test) == 2
     assert all(image.shape == (3, 256, 256) for image, _ in (*train, *test))
+
+
+@pytest.fixture(scope="module")
+def short(experiment):
+    """The experiment with two steps, on corners of its photographs; and what *main* finds."""
+    lesson, whole = experiment.lesson, experiment.lesson.place
+
+    def corner(name, side=544):
+        image, trees = whole(name)
+        image = image[:, :side, :side]
+        inside = (trees[:, 2] <= image.shape[2]) & (trees[:, 3] <= image.shape[1])
+        return image, trees[inside]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "STEPS", 2)
+        patch.setattr(lesson, "BORDER", 288)
+        patch.setattr(lesson, "place", corner)
+        road, trees = corner("road", 320)
+        patch.setattr(experiment, "ROAD", road)
+        patch.setattr(experiment, "TREES", trees)
+        truth = experiment.targets_of(trees)
+        patch.setattr(experiment, "TARGETS", experiment.by_block(truth, road.shape[1:], trees))
+        yield experiment, experiment.train(0)
+
+
+@pytest.mark.parametrize("variant", runner.load("10").VARIANTS)
+def test_every_variant_trains_and_is_another_one(short, variant):
+    experiment, main = short
+    outcome = experiment.train(0, **experiment.VARIANTS[variant])
+    share = experiment.VARIANTS[variant].get("share", 1)
+    assert outcome.steps == max(1, round(2 * share)) and outcome.seconds > 0
+    assert len(outcome.detections) == 20 and outcome.parameters > 3_000_000
+    own = "own tiles" if variant == "shuffled tiles" else "next door"
+    assert {f"AP50 {own}", "AP50 Florida", "AP50 California"} <= set(outcome.extra)
+    assert sum("view" in key for key in outcome.extra) == (8 if variant == "one view" else 0)
+    same = all(torch.equal(value, outcome.weights[key]) for key, value in main.weights.items())
+    assert same == (variant == "main")
 
 
 # ---------------------------------------------------------------- numbers of the prose
