@@ -620,6 +620,18 @@ def test_what_asking_in_tiles_gains_next_door(nb, trained):
     assert coco_ap(found, truth, 1)["AP50"] - once == pytest.approx(0.07, abs=0.01)
 
 
+def test_most_misses_are_the_thresholds(nb, trained):
+    """The network has a box for the tree, whose score is below the threshold."""
+    (road, trees), (slope, others) = nb.place("road"), nb.place("slope")
+    beside = (others[:, 1] >= nb.BORDER).sum().item()
+    threshold = nb.counting_threshold(nb.detect(trained, slope[:, nb.BORDER :]), beside)
+    found = nb.detect(trained, road)
+    _, taken = nb.hits(found["boxes"][found["scores"] > threshold], trees)
+    unsure = found["boxes"][(found["scores"] > 0.3) & (found["scores"] <= threshold)]
+    nearly = box_iou(trees[~taken], unsure).amax(dim=1) >= 0.4
+    assert nearly.float().mean() > 0.55
+
+
 def test_stages_have_the_weights_that_the_page_says(nb):
     weights = [sum(p.numel() for p in s.parameters()) for s in nb.PretrainedStages().stages]
     assert 0.2 < sum(weights[:2]) / sum(weights) < 0.27
