@@ -55,7 +55,7 @@ def one_view(stages):
 
 
 def recoloured(stages):
-    """In every view the colour channels are in another order; in the first as they are."""
+    """The colour channels in another order from view to view; as they are in views 0 and 6."""
     orders = list(itertools.permutations(range(3)))
     return slope(stages, change=lambda image, turn: image[list(orders[turn % 6])])
 
@@ -78,7 +78,8 @@ def from_shuffled_tiles(stages):
     return [view for tile in tiles for view in lesson.kept_views(stages, *tile)]
 
 
-# At equal seconds: a step costs more, the more of the backbone is trained (data/README.md).
+# With a share: as many seconds as main, since a step costs more, the more of the backbone is
+# trained (data/README.md). Without: as many steps.
 VARIANTS = {
     "main": {},
     "one stage frozen": {"stages": lambda: lesson.PretrainedStages(1), "share": 0.61},

@@ -589,6 +589,17 @@ def test_how_many_trees_grow_across_the_border(nb):
     assert ((trees[:, 1] < nb.BORDER) & (trees[:, 3] > nb.BORDER)).sum() == 11
 
 
+def test_how_far_apart_the_two_large_photographs_are(nb):
+    """Their names give the metres east and north."""
+    (x, y), (there, up) = (map(int, nb.FILES[n].split("_")[3:5]) for n in ("slope", "road"))
+    assert round(math.hypot(there - x, up - y) / 1000) == 13
+
+
+def test_what_fcos_reaches_on_shapes():
+    rows, _ = read_records(EXPERIMENTS, ["07_fcos"])
+    assert round(np.mean([r["AP50"] for r in rows if r["variant"] == "main"]), 2) == 0.97
+
+
 def test_which_level_answers_for_the_trees(nb):
     _, trees = nb.place("slope")
     at, stride = nb.fcos.all_locations(2496, 2304)
